@@ -1,0 +1,9 @@
+"""One-step flow inference for NumPyro: draws, an evidence that is a true bound, and diagnostics."""
+
+from numpyro_onestep.compare import Comparison, compare_with_nuts
+from numpyro_onestep.diagnostics import OneStepWarning
+from numpyro_onestep.sampler import OneStep
+from numpyro_onestep.settings import Settings
+
+__all__ = ["Comparison", "OneStep", "OneStepWarning", "Settings", "compare_with_nuts"]
+__version__ = "0.1.0"

@@ -1,0 +1,170 @@
+"""The Gaussian base: N(loc, L L^T) fitted to the target, and the whitening it defines.
+
+The fit is batch and match (Cai et al., "Batch and match: black-box variational inference with a
+score-based divergence", ICML 2024): each iteration draws a batch from the current Gaussian and
+moves to the Gaussian whose score matches the target's on that batch, in closed form.  It needs
+some hundred batches where a gradient method needs thousands, but can stall far from the mass, and
+the mode of a hierarchical model may lie at infinity.  So it starts at several points of one L-BFGS
+descent, as Pathfinder does (Zhang et al., JMLR 2022), and the best ELBO wins.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from numpyro_onestep.potential import AbstractPotential
+
+_DESCENT_STEPS = 100
+_START_STEPS = (0, 10, 25, 99)  # of the descent: a mode at infinity is far beyond the first ones
+_NUM_ITERATIONS = 300
+_BATCH_SIZE = 32
+_ELBO_DRAWS = 512
+# The score may differ from the current Gaussian's by so many standard deviations of its norm.
+_SCORE_CLIP = 10.0
+
+
+class GaussianBase(eqx.Module):
+    """N(loc, scale_tril scale_tril^T) and the affine map from whitened to target coordinates."""
+
+    loc: Float[Array, " d"]
+    scale_tril: Float[Array, "d d"]
+
+    def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """X = loc + L y."""
+        return self.loc + self.scale_tril @ y
+
+    def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """Y = L^-1 (x - loc)."""
+        return solve_triangular(self.scale_tril, x - self.loc, lower=True)
+
+    @property
+    def log_det(self) -> Float[Array, ""]:
+        """log|det L|, the log-volume change of `unwhiten`."""
+        return jnp.log(jnp.abs(jnp.diagonal(self.scale_tril))).sum()
+
+
+class WhitenedPotential(eqx.Module):
+    """The target's potential in whitened coordinates: -log gamma(y), y ~ N(0, I) under the base."""
+
+    potential: AbstractPotential
+    base: GaussianBase
+
+    def __call__(self, y: Float[Array, " d"]) -> Float[Array, ""]:
+        """-log gamma(y) = U(loc + L y) - log|det L| (nats)."""
+        return self.potential(self.base.unwhiten(y)) - self.base.log_det
+
+
+def standard_normal_log_density(z: Float[Array, " d"]) -> Float[Array, ""]:
+    """Log N(z; 0, I)."""
+    return -0.5 * jnp.sum(z**2) - 0.5 * z.size * jnp.log(2 * jnp.pi)
+
+
+class BaseFit(NamedTuple):
+    """The fitted base and its ELBO (nats; -inf where no start gave a finite one)."""
+
+    base: GaussianBase
+    elbo: Float[Array, ""]
+
+
+@eqx.filter_jit
+def fit_base(
+    potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
+) -> BaseFit:
+    """Fit the Gaussian base to a target, from one point of finite density."""
+    path = _descend(potential, start)
+    starts = path[jnp.array(_START_STEPS)]
+
+    def fit_one(point, key):
+        key_fit, key_elbo = jr.split(key)
+        base = _batch_and_match(potential, point, key_fit)
+        whitened = WhitenedPotential(potential, base)
+        z = jr.normal(key_elbo, (_ELBO_DRAWS, start.size), start.dtype)
+        elbo = jnp.mean(-jax.vmap(whitened)(z) - jax.vmap(standard_normal_log_density)(z))
+        return BaseFit(base, jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf))
+
+    fits = jax.vmap(fit_one)(starts, jr.split(rng_key, len(starts)))
+    best = jnp.argmax(fits.elbo)
+    return jax.tree.map(lambda leaf: leaf[best], fits)
+
+
+def _descend(potential: AbstractPotential, start: Float[Array, " d"]) -> Float[Array, "steps d"]:
+    """The points that L-BFGS visits on its way down the potential."""
+    line_search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20, store_grad=True)
+    optimiser = optax.lbfgs(linesearch=line_search)
+    value_and_grad = optax.value_and_grad_from_state(potential)
+
+    def step(carry, _):
+        x, state = carry
+        value, grad = value_and_grad(x, state=state)
+        updates, new_state = optimiser.update(
+            grad, state, x, value=value, grad=grad, value_fn=potential
+        )
+        moved = optax.apply_updates(x, updates)
+        fine = jnp.all(jnp.isfinite(moved)) & jnp.isfinite(value)
+        return (_choose(fine, moved, x), new_state), x
+
+    _, path = jax.lax.scan(step, (start, optimiser.init(start)), None, length=_DESCENT_STEPS)
+    return path
+
+
+def _batch_and_match(
+    potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
+) -> GaussianBase:
+    """Batch and match from a narrow Gaussian at `start`.
+
+    Each update is computed in the coordinates that whiten the current Gaussian, and the factor is
+    carried rather than the covariance: in single precision that bears the square of the condition
+    number that the covariance's own recursion would.
+    """
+    d = start.size
+    score = jax.vmap(lambda x: -jax.grad(potential)(x))
+    identity = jnp.eye(d, dtype=start.dtype)
+
+    def step(base, inputs):
+        index, key = inputs
+        z = jr.normal(key, (_BATCH_SIZE, d), start.dtype)
+        whitened_score = score(jax.vmap(base.unwhiten)(z)) @ base.scale_tril
+        # Steps of bounded length: what exceeds the Gaussian's own score -z is clipped.
+        excess = whitened_score + z
+        norm = jnp.linalg.norm(excess, axis=1, keepdims=True)
+        limited = excess * jnp.minimum(1, _SCORE_CLIP * jnp.sqrt(d) / norm)
+        g = -z + jnp.where(jnp.isfinite(norm) & (norm > 0), limited, 0.0)
+
+        # Cai et al., algorithm 1, with current mean 0 and covariance I; rate lambda = B d / t.
+        rate = _BATCH_SIZE * d / (index + 1.0)
+        z_mean, g_mean = z.mean(0), g.mean(0)
+        shrunk = rate / (1 + rate)
+        u = rate * _covariance(g, g_mean) + shrunk * jnp.outer(g_mean, g_mean)
+        v = identity + rate * _covariance(z, z_mean) + shrunk * jnp.outer(z_mean, z_mean)
+        # S u S + S = v has the solution S = A A^T, A = chol(v) Q sqrt(2 / (1 + sqrt(1 + 4 w))),
+        # where chol(v)^T u chol(v) = Q w Q^T.
+        factor = jnp.linalg.cholesky(v)
+        eigenvalues, vectors = jnp.linalg.eigh(factor.T @ u @ factor)
+        roots = 2 / (1 + jnp.sqrt(1 + 4 * jnp.maximum(eigenvalues, 0.0)))
+        a = factor @ (vectors * jnp.sqrt(roots))
+        shift = shrunk * (a @ (a.T @ g_mean) + z_mean)
+        triangle = jnp.linalg.qr(a.T, mode="r").T
+        triangle = triangle * jnp.sign(jnp.diagonal(triangle))
+        moved = GaussianBase(base.unwhiten(shift), base.scale_tril @ triangle)
+        fine = jnp.all(jnp.isfinite(moved.loc)) & jnp.all(jnp.isfinite(moved.scale_tril))
+        return _choose(fine, moved, base), None
+
+    keys = jr.split(rng_key, _NUM_ITERATIONS)
+    initial = GaussianBase(start, 0.1 * identity)
+    base, _ = jax.lax.scan(step, initial, (jnp.arange(_NUM_ITERATIONS), keys))
+    return base
+
+
+def _covariance(values: Float[Array, "n d"], mean: Float[Array, " d"]) -> Float[Array, "d d"]:
+    centred = values - mean
+    return centred.T @ centred / values.shape[0]
+
+
+def _choose(condition: Bool[Array, ""], new, old):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

@@ -1,0 +1,102 @@
+"""What to tell the user: warnings with cause and remedy, and a verdict in plain words."""
+
+import math
+import warnings
+
+from numpyro_onestep.evidence import Evidence
+from numpyro_onestep.training import TrainingResult
+
+
+class OneStepWarning(UserWarning):
+    """A result that may be wrong, why, and what to do."""
+
+
+def pareto_k_threshold(num_draws: int) -> float:
+    """min(1 - 1 / log10(S), 0.7): above it the weights of S draws cannot be relied on.
+
+    Vehtari et al., "Pareto smoothed importance sampling", JMLR 2024, section 3.2.4.
+    """
+    return min(1 - 1 / math.log10(max(num_draws, 11)), 0.7)
+
+
+def verdict(evidence: Evidence) -> str:
+    """One sentence on whether the corrected draws and the log evidence can be trusted."""
+    k, threshold = evidence.pareto_k, pareto_k_threshold(evidence.num_draws)
+    if k > threshold:
+        return "do not trust: the flow misses part of the posterior's tails"
+    if k > 0.5:
+        return "usable: weights are heavy-tailed, but smoothing handles them"
+    return "good: the flow covers what it visits, and the weights are reliable"
+
+
+def training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
+    """How training ended, and how long the run took."""
+    if training.interrupted:
+        end = "interrupted"
+    elif training.converged:
+        end = "converged"
+    else:
+        end = "stopped at max_steps, still improving"
+    total = sum(seconds.values())
+    return f"{end} after {len(training.losses)} iterations; {total:.1f} s in all"
+
+
+def check(
+    evidence: Evidence, training: TrainingResult, base_elbo: float, capped_share: float
+) -> list[str]:
+    """Everything that speaks against a result, as sentences with a remedy."""
+    found = []
+    threshold = pareto_k_threshold(evidence.num_draws)
+    if not math.isfinite(base_elbo):
+        found.append(
+            "No Gaussian base with a finite ELBO was found, so training began far from the "
+            "posterior. Give run() init_params= in a region of high density, or rescale the data."
+        )
+    if not evidence.pareto_k <= threshold:
+        found.append(
+            f"Pareto k is {evidence.pareto_k:.2f}, above {threshold:.2f}: a few draws carry the "
+            "weights, so the corrected draws and the log evidence may be wrong. Train longer "
+            "(max_steps=), widen the network (width=), take num_flow_steps=2 or 4, reparameterise "
+            "the model, or compare with NUTS."
+        )
+    if capped_share > 0.01:
+        found.append(
+            f"{capped_share:.1%} of the posterior's weight lies on draws too heavy to be chosen "
+            "once, so the corrected draws lean towards the flow's own. Raise pool_size, or train "
+            "longer (max_steps=)."
+        )
+    if evidence.folded_share > 0:
+        found.append(
+            f"The map folds: its determinant is negative at {evidence.folded_share:.2%} of the "
+            "draws, so two draws may share a point, and neither the ELBO nor the log evidence is "
+            "a bound. Take num_flow_steps=2 or 4, or a smaller learning_rate."
+        )
+    if evidence.num_non_finite > 0:
+        found.append(
+            f"{evidence.num_non_finite} of {evidence.num_draws} draws have a density of zero or "
+            "one that is not a number, so the ELBO is minus infinity. Check the model for "
+            "overflow (exp of a wide parameter), or use 64-bit floats (numpyro.enable_x64())."
+        )
+    if training.num_non_finite > 0:
+        found.append(
+            f"{training.num_non_finite} training steps met a value that is not finite; those "
+            "draws or updates were skipped. Check the model for overflow, or use 64-bit floats "
+            "(numpyro.enable_x64())."
+        )
+    if training.interrupted:
+        found.append(
+            "Training was interrupted; the draws come from the flow as it was then. Their weights "
+            "are exact all the same. Call run() again to train to the end."
+        )
+    elif not training.converged:
+        found.append(
+            f"Training ended at max_steps while the ELBO was still rising (by "
+            f"{training.final_rise:.3f} nats over the last quarter). Raise max_steps."
+        )
+    return found
+
+
+def warn(messages: list[str], stacklevel: int) -> None:
+    """Raise each message as a `OneStepWarning`."""
+    for message in messages:
+        warnings.warn(message, OneStepWarning, stacklevel=stacklevel + 1)

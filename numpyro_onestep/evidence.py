@@ -1,0 +1,170 @@
+"""Exact weights of draws, and what they say: ELBO, log evidence, Pareto k, effective sample size.
+
+The deterministic-flow weight of a draw x = T(z) is
+    log w = log gamma(x) - log N(z; 0, I) + log|det dT/dz|
+by the exact volume of the very map that made the draw.  E[log w] is the ELBO, a lower bound of
+log Z where the map is injective, and E[w] = Z.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from scipy.special import logsumexp
+
+from numpyro_onestep.base import WhitenedPotential, standard_normal_log_density
+from numpyro_onestep.flow import FlowMap
+
+
+class Pool(NamedTuple):
+    """Draws of the flow on R^d and their exact densities (nats)."""
+
+    x: Float[Array, "n d"]
+    log_density: Float[Array, " n"]  # log gamma(x), not normalised
+    log_q: Float[Array, " n"]
+    sign: Float[Array, " n"]  # of the map's determinant: -1 proves a fold
+
+    @property
+    def log_weight(self) -> Float[Array, " n"]:
+        """Log gamma - log q."""
+        return self.log_density - self.log_q
+
+
+class Evidence(NamedTuple):
+    """What the weights of a pool say.  Logarithms in nats."""
+
+    elbo: float
+    elbo_std_error: float
+    log_evidence: float
+    log_evidence_std_error: float
+    pareto_k: float
+    ess: float
+    num_draws: int
+    folded_share: float
+    num_non_finite: int
+
+
+@eqx.filter_jit
+def draw(
+    flow: FlowMap, potential: WhitenedPotential, rng_key: PRNGKeyArray, num: int, num_steps: int
+) -> Float[Array, "n d"]:
+    """Draws of the k-step map on R^d, without their densities: k network evaluations each."""
+    z = _noise(rng_key, num, potential)
+    return jax.vmap(lambda at: potential.base.unwhiten(flow(at, num_steps)))(z)
+
+
+@eqx.filter_jit
+def draw_pool(
+    flow: FlowMap,
+    potential: WhitenedPotential,
+    rng_key: PRNGKeyArray,
+    num: int,
+    num_steps: int,
+    batch_bytes: int = 2**26,
+) -> Pool:
+    """Draws of the k-step map with their exact densities.
+
+    Jacobians are computed in batches that take at most about `batch_bytes` of memory.  The same
+    key gives the same draws as `draw`.
+    """
+    z = _noise(rng_key, num, potential)
+
+    def one(at):
+        y, log_det, sign = flow.volume(at, num_steps)
+        x = potential.base.unwhiten(y)
+        log_q = standard_normal_log_density(at) - log_det - potential.base.log_det
+        return Pool(x, -potential.potential(x), log_q, sign)
+
+    d = z.shape[1]
+    bytes_each = z.dtype.itemsize * d * 4 * (flow.network.width + d)
+    return map_in_batches(one, z, max(1, batch_bytes // bytes_each))
+
+
+def _noise(rng_key, num, potential):
+    loc = potential.base.loc
+    return jr.normal(rng_key, (num, loc.size), loc.dtype)
+
+
+def map_in_batches(function: Callable, values: Float[Array, "n d"], limit: int) -> PyTree:
+    """`jax.vmap(function)(values)`, at most `limit` of them at a time.
+
+    Batches are of one size, the last one padded: `jax.lax.map` compiles a remainder once more.
+    """
+    n = len(values)
+    num_batches = -(-n // min(limit, n))
+    size = -(-n // num_batches)
+    padded = jnp.resize(values, (num_batches * size, values.shape[1]))
+    results = jax.lax.map(function, padded, batch_size=size)
+    return jax.tree.map(lambda leaf: leaf[:n], results)
+
+
+def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
+    """The evidence that a pool of draws holds, and its smoothed log weights (summing to one).
+
+    The log evidence is the logarithm of the mean Pareto-smoothed weight, its standard error by
+    the delta method.  A draw of density zero, or whose weight is not a number, has weight zero
+    and makes the ELBO minus infinity.
+    """
+    raw = np.asarray(pool.log_weight, np.float64)
+    raw = np.where(np.isnan(raw) | (raw == np.inf), -np.inf, raw)
+    finite = np.isfinite(raw)
+    n = len(raw)
+    smoothed, pareto_k = np.full(n, -np.inf), math.inf
+    if finite.sum() < 2:
+        evidence = Evidence(
+            -math.inf, math.inf, -math.inf, math.inf, math.inf, 0.0, n, _folded(pool), n
+        )
+        return evidence, smoothed
+    smoothed[finite], pareto_k = pareto_smooth(raw[finite])
+    log_evidence = logsumexp(smoothed) - math.log(n)
+    relative = np.exp(smoothed - log_evidence)
+    evidence = Evidence(
+        elbo=float(raw.mean()),
+        elbo_std_error=float(raw[finite].std() / math.sqrt(n)),
+        log_evidence=float(log_evidence),
+        log_evidence_std_error=float(relative.std() / math.sqrt(n)),
+        pareto_k=pareto_k,
+        ess=float(relative.sum() ** 2 / (relative**2).sum()),
+        num_draws=n,
+        folded_share=_folded(pool),
+        num_non_finite=int(n - finite.sum()),
+    )
+    return evidence, smoothed - logsumexp(smoothed)
+
+
+def pareto_smooth(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], float]:
+    """Pareto-smoothed log weights on their original scale, and the shape k of their tail.
+
+    ArviZ does it, in either of its generations (Vehtari et al., "Pareto smoothed importance
+    sampling", JMLR 2024).  Weights that are all equal have no tail: k is then 0.
+    """
+    if np.ptp(log_weights) == 0:
+        return log_weights, 0.0
+    smoothed, k = _psislw(log_weights)
+    smoothed = np.asarray(smoothed, np.float64)
+    # Smoothing leaves the body of the weights alone, so the smallest one gives back the scale
+    # that normalisation took.
+    smallest = np.argmin(log_weights)
+    k = float(np.asarray(k).reshape(()))
+    # A tail of fewer than five draws is left unsmoothed with k infinite or undefined.
+    return smoothed + (log_weights[smallest] - smoothed[smallest]), math.inf if math.isnan(k) else k
+
+
+def _psislw(log_weights):
+    try:
+        from arviz_stats.base import array_stats  # ArviZ 1.x
+    except ImportError:
+        from arviz import psislw  # pyright: ignore[reportAttributeAccessIssue]  # ArviZ 0.x
+
+        return psislw(log_weights)
+    return array_stats.psislw(log_weights)
+
+
+def _folded(pool: Pool) -> float:
+    return float(np.mean(np.asarray(pool.sign) < 0))

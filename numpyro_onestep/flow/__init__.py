@@ -1,0 +1,6 @@
+"""The flow: its network, its map and its exact volume."""
+
+from numpyro_onestep.flow.flow_map import FlowMap, Volume, uniform_grid
+from numpyro_onestep.flow.network import ResidualVelocity
+
+__all__ = ["FlowMap", "ResidualVelocity", "Volume", "uniform_grid"]

@@ -1,0 +1,105 @@
+"""The deterministic flow: one step, the k-step map, its Jacobian and its log-determinant.
+
+One Euler step of the probability-flow ODE from time tau to tau - h is
+    Phi(y) = y + h r(y, tau, h),
+and the k-step map composes k of them from time T to 0.  With k = 1 a draw costs one evaluation.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from numpyro_onestep.flow.network import ResidualVelocity
+
+
+class Volume(NamedTuple):
+    """A point the map sends somewhere, and the map's change of volume there."""
+
+    y: Float[Array, " d"]
+    log_det: Float[Array, ""]
+    sign: Float[Array, ""]
+
+
+class FlowMap(eqx.Module):
+    """The k-step map for every k that divides the grid.
+
+    Args:
+        network: the residual velocity.
+        times: the grid of the noise schedule, from 0 to T, K + 1 of them.
+    """
+
+    network: ResidualVelocity
+    times: tuple[float, ...] = eqx.field(static=True)
+
+    @property
+    def num_grid_steps(self) -> int:
+        """K."""
+        return len(self.times) - 1
+
+    def step(
+        self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
+    ) -> Float[Array, " d"]:
+        """Phi(y) = y + h r(y, tau, h)."""
+        return y + step_size * self.network(y, tau, step_size)
+
+    def schedule(self, num_steps: int) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+        """Times and sizes of the k steps, from T down to 0.
+
+        Raises:
+            ValueError: k does not divide the grid.
+        """
+        if num_steps < 1 or self.num_grid_steps % num_steps:
+            raise ValueError(
+                f"num_steps={num_steps} must divide the grid's {self.num_grid_steps} steps."
+            )
+        times = np.asarray(self.times)[:: -(self.num_grid_steps // num_steps)]
+        dtype = self.network.last.weight.dtype
+        return jnp.asarray(times[:-1], dtype), jnp.asarray(times[:-1] - times[1:], dtype)
+
+    def __call__(self, z: Float[Array, " d"], num_steps: int = 1) -> Float[Array, " d"]:
+        """The k-step map: whitened posterior draws from base noise z."""
+        taus, sizes = self.schedule(num_steps)
+        if num_steps == 1:
+            return self.step(z, taus[0], sizes[0])
+        y, _ = jax.lax.scan(lambda y, at: (self.step(y, *at), None), z, (taus, sizes))
+        return y
+
+    def jacobian(self, z: Float[Array, " d"], num_steps: int = 1) -> Float[Array, "d d"]:
+        """D Phi_k / d z of the whole map, by d forward tangents."""
+        return jax.jacfwd(lambda at: self(at, num_steps))(z)
+
+    def step_volume(
+        self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
+    ) -> Volume:
+        """One step and log|det(I + h dr/dy)|."""
+
+        def moved_twice(at):
+            moved = self.step(at, tau, step_size)
+            return moved, moved
+
+        jacobian, moved = jax.jacfwd(moved_twice, has_aux=True)(y)
+        sign, log_det = jnp.linalg.slogdet(jacobian)
+        return Volume(moved, log_det, sign)
+
+    def volume(self, z: Float[Array, " d"], num_steps: int = 1) -> Volume:
+        """The k-step map and log|det d Phi_k / dz|, exact: the sum over its steps."""
+        taus, sizes = self.schedule(num_steps)
+        if num_steps == 1:
+            return self.step_volume(z, taus[0], sizes[0])
+
+        def advance(carry, at):
+            new = self.step_volume(carry.y, *at)
+            return Volume(new.y, carry.log_det + new.log_det, carry.sign * new.sign), None
+
+        zero = jnp.zeros((), z.dtype)
+        total, _ = jax.lax.scan(advance, Volume(z, zero, zero + 1), (taus, sizes))
+        return total
+
+
+def uniform_grid(horizon: float, num_steps: int) -> tuple[float, ...]:
+    """The times 0 to T in equal intervals of tau."""
+    return tuple(float(t) for t in np.linspace(0.0, horizon, num_steps + 1))

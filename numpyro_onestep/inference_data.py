@@ -1,0 +1,69 @@
+"""Results as ArviZ data: an InferenceData under ArviZ 0.x, a DataTree under 1.x."""
+
+import inspect
+from importlib.metadata import version
+from typing import Any
+
+import arviz as az
+import jax
+import numpy as np
+import numpyro
+
+
+def plate_dims(sites, samples: dict[str, Any], prefix_ndim: int = 1) -> dict[str, list[str]]:
+    """Names of every site's dimensions: the model's plates, and ArviZ's names for the rest.
+
+    Args:
+        sites: the model's sites, as `potential.inspect_sites` lists them.
+        samples: draws of each site.
+        prefix_ndim: leading axes of the draws that are no dimension of the site.
+    """
+    dims = {}
+    for site in sites:
+        if site.name in samples and site.plates:
+            num_event = np.ndim(samples[site.name]) - prefix_ndim - len(site.plates)
+            event = [f"{site.name}_dim_{i}" for i in range(max(num_event, 0))]
+            dims[site.name] = [*site.plates, *event]
+    return dims
+
+
+def build(
+    posterior: dict[str, Any],
+    sample_stats: dict[str, Any],
+    log_likelihood: dict[str, Any],
+    observed_data: dict[str, Any],
+    dims: dict[str, list[str]],
+    attrs: dict[str, Any],
+):
+    """Assemble the groups; draws get a leading chain of one, since they are independent.
+
+    Empty groups are left out.
+    """
+    groups = {
+        "posterior": _with_chain(posterior),
+        "sample_stats": _with_chain(sample_stats),
+        "log_likelihood": _with_chain(log_likelihood),
+        "observed_data": {k: np.asarray(v) for k, v in observed_data.items()},
+    }
+    groups = {name: group for name, group in groups.items() if group}
+    if "posterior" in inspect.signature(az.from_dict).parameters:  # ArviZ 0.x
+        data = az.from_dict(**groups, dims=dims)
+        data.attrs.update(attrs)
+        for group in groups:
+            data[group].attrs.update(attrs)
+        return data
+    return az.from_dict(groups, dims=dims, attrs={"/": attrs, **dict.fromkeys(groups, attrs)})
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a result depends on."""
+    return {
+        "inference_library": "numpyro_onestep",
+        "inference_library_version": version("numpyro_onestep"),
+        "numpyro_version": numpyro.__version__,
+        "jax_version": jax.__version__,
+    }
+
+
+def _with_chain(group: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(values)[None] for name, values in group.items()}

@@ -1,0 +1,278 @@
+"""A NumPyro model, or a potential function, as a potential on R^d.
+
+The potential is a pytree: arrays among the model's arguments are its leaves, so that a compiled
+function which takes one is compiled again only when their shapes change.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from numpyro import handlers
+from numpyro.infer.initialization import init_to_uniform
+from numpyro.infer.util import constrain_fn, initialize_model, potential_energy
+
+
+class AbstractPotential(eqx.Module):
+    """U(x) = -log of the unnormalised target density, for x in R^d (nats)."""
+
+    prototype: eqx.AbstractVar[PyTree]
+
+    @abstractmethod
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """U(x)."""
+
+    @abstractmethod
+    def constrain(self, x: Float[Array, " d"]) -> PyTree:
+        """What the user calls the draw x: sites on their supports, or the pytree of `init_params`."""
+
+    def unravel(self, x: Float[Array, " d"]) -> PyTree:
+        """The flat vector as the pytree of unconstrained values."""
+        return ravel_pytree(self.prototype)[1](x)
+
+
+class FunctionPotential(AbstractPotential):
+    """A potential given as a function of a pytree."""
+
+    function: Callable
+    prototype: PyTree
+
+    def __call__(self, x):
+        return self.function(self.unravel(x))
+
+    def constrain(self, x):
+        return self.unravel(x)
+
+
+class ModelPotential(AbstractPotential):
+    """The potential of a NumPyro model, given its arguments.
+
+    `fixed` holds values of sites that are no latents but must not change from call to call:
+    parameters and mutable state, as `numpyro.infer.NUTS` fixes them.
+    """
+
+    model: Callable
+    args: tuple
+    kwargs: dict
+    fixed: dict
+    prototype: PyTree
+
+    def _seeded(self) -> Callable:
+        # A key for statements that ask for one without being latent, a subsampling plate say.
+        return handlers.seed(handlers.substitute(self.model, data=self.fixed), rng_seed=0)
+
+    def __call__(self, x):
+        args, kwargs = open_constants((self.args, self.kwargs))
+        return potential_energy(self._seeded(), args, kwargs, self.unravel(x))
+
+    def constrain(self, x):
+        args, kwargs = open_constants((self.args, self.kwargs))
+        return constrain_fn(
+            self._seeded(), args, kwargs, self.unravel(x), return_deterministic=True
+        )
+
+
+class Site(NamedTuple):
+    """What the model's trace says of a site, without its values."""
+
+    name: str
+    type: str
+    is_observed: bool
+    is_discrete: bool
+    plates: tuple[str, ...]
+
+
+def model_potential(
+    rng_key: PRNGKeyArray,
+    model: Callable,
+    args: tuple,
+    kwargs: dict[str, Any],
+    init_params: PyTree | None = None,
+    init_strategy: Callable = init_to_uniform,
+) -> tuple[ModelPotential, Float[Array, " d"], list[Site]]:
+    """The potential of a model, a point to start from, and the model's sites.
+
+    Raises:
+        ValueError: no latent site, a discrete latent site, or no point of finite density.
+    """
+    sites = inspect_sites(rng_key, model, args, kwargs, init_strategy)
+    latents = [site for site in sites if site.type == "sample" and not site.is_observed]
+    for site in latents:
+        if site.is_discrete:
+            raise ValueError(
+                f"The latent site {site.name!r} is discrete, and a flow moves only continuous "
+                f"ones. Sum it out (numpyro.distributions.MixtureSameFamily, or "
+                f"numpyro.contrib.funsor's log_density with enumeration), or replace it by a "
+                f"continuous relaxation."
+            )
+    if not latents:
+        raise ValueError(
+            "The model has no latent sites, so there is nothing to infer. Check that it contains "
+            "numpyro.sample statements without obs=, and that the arguments given to run() are "
+            "not conditioning every site."
+        )
+    try:
+        info = initialize_model(
+            rng_key, model, init_strategy=init_strategy, model_args=args, model_kwargs=kwargs
+        )
+    except RuntimeError as error:
+        if "initial parameters" not in str(error):
+            raise
+        raise ValueError(
+            "The model's log density, or its gradient, is not finite at any of 100 starting "
+            "points. Check data for NaN and for values outside a likelihood's support; or say "
+            "where to start with init_params= in run() or init_strategy=init_to_value(...) in "
+            "OneStep(...)."
+        ) from error
+    fixed = {
+        name: site["value"]
+        for name, site in info.model_trace.items()
+        if site["type"] in ("param", "mutable", "plate") and site["value"] is not None
+    }
+    # Draws may be wanted for the sites of the trace only: a parameter stays where it is.
+    prototype = {site.name: info.param_info.z[site.name] for site in latents}
+    if init_params is not None:
+        prototype = _match(init_params, prototype)
+    potential = ModelPotential(model, args, kwargs, fixed, prototype)
+    potential = eqx.tree_at(
+        lambda p: (p.args, p.kwargs), potential, _settle_arguments(potential, args, kwargs)
+    )
+    start = ravel_pytree(prototype)[0]
+    if init_params is not None:
+        check_start(potential, start)
+    return potential, start, sites
+
+
+def function_potential(
+    potential_fn: Callable, init_params: PyTree
+) -> tuple[FunctionPotential, Float[Array, " d"]]:
+    """The potential of a function of a pytree, and the point `init_params` to start from.
+
+    Raises:
+        ValueError: no `init_params`, a result that is not a scalar, or one that is not finite.
+    """
+    if init_params is None:
+        raise ValueError(
+            "OneStep(potential_fn=...) cannot know the shape of its argument: give run() a pytree "
+            "of that shape as init_params=, at a point of finite density."
+        )
+    prototype = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=float), init_params)
+    start = ravel_pytree(prototype)[0]
+    if start.size == 0:
+        raise ValueError("init_params holds no numbers, so there is nothing to infer.")
+    potential = FunctionPotential(potential_fn, prototype)
+    shape = jax.eval_shape(potential, start).shape
+    if shape != ():
+        raise ValueError(
+            f"potential_fn must return a scalar, but returned an array of shape {shape}. "
+            "Sum its terms over data and coordinates."
+        )
+    check_start(potential, start)
+    return potential, start
+
+
+def check_start(potential: AbstractPotential, start: Float[Array, " d"]) -> None:
+    """Raise ValueError unless the potential and its gradient are finite at `start`."""
+    value, gradient = jax.value_and_grad(potential)(start)
+    if not (jnp.isfinite(value) and jnp.all(jnp.isfinite(gradient))):
+        raise ValueError(
+            f"At init_params the potential is {float(value)} and its gradient is "
+            f"{'finite' if jnp.all(jnp.isfinite(gradient)) else 'not finite'}: start from a point "
+            "of finite density. (For a model, init_params are unconstrained values.)"
+        )
+
+
+def inspect_sites(
+    rng_key: PRNGKeyArray,
+    model: Callable,
+    args: tuple,
+    kwargs: dict[str, Any],
+    init_strategy: Callable = init_to_uniform,
+) -> list[Site]:
+    """The model's sites in order, traced without computing anything."""
+    found: list[Site] = []
+
+    def record():
+        seeded = handlers.substitute(handlers.seed(model, rng_key), substitute_fn=init_strategy)
+        for name, site in handlers.trace(seeded).get_trace(*args, **kwargs).items():
+            is_sample = site["type"] == "sample"
+            frames = sorted(site.get("cond_indep_stack", ()), key=lambda frame: frame.dim)
+            found.append(
+                Site(
+                    name,
+                    site["type"],
+                    bool(is_sample and site["is_observed"]),
+                    bool(is_sample and site["fn"].support.is_discrete),
+                    tuple(frame.name for frame in frames),
+                )
+            )
+
+    jax.eval_shape(record)
+    return found
+
+
+class Constant:
+    """An argument that compiled code may treat as a constant: equal by content or by identity."""
+
+    def __init__(self, value: Any):
+        self.value = value
+        if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+            array = np.asarray(value)
+            self._key = (array.shape, str(array.dtype), array.tobytes())
+        else:
+            self._key = id(value)
+
+    def __hash__(self):
+        return hash(self._key)
+
+    def __eq__(self, other):
+        return isinstance(other, Constant) and self._key == other._key
+
+
+def open_constants(tree: PyTree) -> PyTree:
+    """The values behind every `Constant`."""
+    return jax.tree.map(lambda leaf: leaf.value if isinstance(leaf, Constant) else leaf, tree)
+
+
+def _settle_arguments(potential: ModelPotential, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Arguments with what can be traced as arrays and the rest as constants.
+
+    A model may compute with the values of its data in Python (a plate of size `groups.max() + 1`),
+    which no traced array allows: then all of them are constants.
+    """
+
+    def constant_unless(kept):
+        return lambda leaf: leaf if kept(leaf) else Constant(leaf)
+
+    traced = jax.tree.map(constant_unless(eqx.is_array), (args, kwargs))
+    candidate = eqx.tree_at(lambda p: (p.args, p.kwargs), potential, traced)
+    start = ravel_pytree(potential.prototype)[0]
+    try:
+        eqx.filter_eval_shape(candidate, start)
+        eqx.filter_eval_shape(lambda p, x: p.constrain(x), candidate, start)
+    except Exception:  # any failure here: with constants it either works or says why
+        return jax.tree.map(Constant, (args, kwargs))
+    return traced
+
+
+def _match(init_params: PyTree, prototype: dict) -> dict:
+    """`init_params` in the prototype's shapes and types, or a ValueError that says what differs."""
+    if not isinstance(init_params, dict) or set(init_params) != set(prototype):
+        given = sorted(init_params) if isinstance(init_params, dict) else type(init_params).__name__
+        raise ValueError(
+            f"init_params must be a dict with an unconstrained value for each latent site "
+            f"{sorted(prototype)}, but holds {given}."
+        )
+    for name, value in prototype.items():
+        if jnp.shape(init_params[name]) != jnp.shape(value):
+            raise ValueError(
+                f"init_params[{name!r}] has shape {jnp.shape(init_params[name])}, but the site's "
+                f"unconstrained shape is {jnp.shape(value)}."
+            )
+    return {k: jnp.asarray(init_params[k], dtype=jnp.result_type(v)) for k, v in prototype.items()}

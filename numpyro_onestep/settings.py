@@ -1,0 +1,170 @@
+"""Every setting of the sampler, its default, and the check that it makes sense."""
+
+import difflib
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+Correction = Literal["psis"] | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of `OneStep`, given there as keyword arguments.
+
+    **Results**
+
+    - `num_samples`: posterior draws that `run` leaves behind. Default 4000.
+    - `num_flow_steps`: steps k of the deterministic flow that makes a draw: one network evaluation
+      each. Must divide `num_grid_steps`. Default 1.
+    - `correction`: `"psis"` (default) draws a pool, weighs it exactly, Pareto-smooths the weights
+      and resamples without replacement; `None` returns the flow's own draws.
+    - `pool_size`: draws weighed for the evidence and the correction. Default 10 a sample.
+    - `batch_bytes`: memory that one batch of Jacobians may take. Default 64 MiB.
+    - `progress_bar`: show one while training. Default True.
+
+    **Flow**
+
+    - `num_grid_steps`: K, intervals of the noise schedule. A power of two; default 16.
+    - `horizon`: T, total time of the noising process. Default 3.
+    - `width`: units of each of the network's two hidden layers. Default 128.
+
+    **Distillation stage** (path loss, state and volume consistency)
+
+    - `num_distillation_steps`: iterations. Default 0, since on unimodal targets the last stage
+      reaches the same evidence without it (docs/method.md has the ablation).
+    - `path_weight`, `state_weight`, `volume_weight`: weights of the three losses in the total.
+      Defaults 1, 1, 0.1.
+    - `distillation_batch_size`: paths an iteration. Default 64.
+    - `volume_batch_size`: states an iteration whose exact volumes are compared. Default 16.
+    - `ema_decay`: decay of the teacher's moving average. Default 0.99.
+
+    **Evidence stage** (exact-volume ELBO of the k-step map, path gradients)
+
+    - `elbo_weight`: weight of this loss; 0 leaves the stage out. Default 1.
+    - `max_steps`: most iterations; training stops earlier once the ELBO has stopped rising.
+      Default 10000.
+    - `tolerance`: rise of the ELBO, in nats, over the last quarter of the iterations below which
+      training has converged. Default 0.01.
+    - `batch_size`: draws an iteration. Default 32.
+    - `tail_fraction`: share of each batch that is drawn a little wider than the base, so that the
+      flow is also right where its draws are rare. Default 0.25.
+    - `force_clip`: largest norm of a draw's force, in whitened units. Default 10.
+
+    **Both stages**
+
+    - `learning_rate`: Adam's step size before the final decay. Default 5e-3.
+    - `gradient_clip`: largest global norm of a gradient. Default 1.
+
+    Raises:
+        ValueError: a value out of range; the message names it and the remedy.
+    """
+
+    num_samples: int = 4000
+    num_flow_steps: int = 1
+    correction: Correction = "psis"
+    pool_size: int | None = None
+    batch_bytes: int = 2**26
+    progress_bar: bool = True
+
+    num_grid_steps: int = 16
+    horizon: float = 3.0
+    width: int = 128
+
+    num_distillation_steps: int = 0
+    path_weight: float = 1.0
+    state_weight: float = 1.0
+    volume_weight: float = 0.1
+    distillation_batch_size: int = 64
+    volume_batch_size: int = 16
+    ema_decay: float = 0.99
+
+    elbo_weight: float = 1.0
+    max_steps: int = 10_000
+    tolerance: float = 0.01
+    batch_size: int = 32
+    tail_fraction: float = 0.25
+    force_clip: float = 10.0
+
+    learning_rate: float = 5e-3
+    gradient_clip: float = 1.0
+
+    def __post_init__(self):
+        for name in (
+            "num_samples",
+            "num_flow_steps",
+            "num_grid_steps",
+            "width",
+            "batch_bytes",
+            "distillation_batch_size",
+            "volume_batch_size",
+            "max_steps",
+            "batch_size",
+        ):
+            _require(name, getattr(self, name), "a positive integer", _is_count)
+        for name in ("horizon", "force_clip", "learning_rate", "gradient_clip", "tolerance"):
+            _require(name, getattr(self, name), "a positive number", lambda v: v > 0)
+        for name in ("path_weight", "state_weight", "volume_weight", "elbo_weight"):
+            _require(name, getattr(self, name), "zero or a positive number", lambda v: v >= 0)
+        for name in ("ema_decay", "tail_fraction"):
+            _require(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
+        _require(
+            "num_distillation_steps",
+            self.num_distillation_steps,
+            "zero or a positive integer",
+            lambda v: v == 0 or _is_count(v),
+        )
+        _require("correction", self.correction, "'psis' or None", lambda v: v in ("psis", None))
+        _require(
+            "num_grid_steps",
+            self.num_grid_steps,
+            "a power of two, so that steps can be halved down to the grid",
+            lambda v: v & (v - 1) == 0,
+        )
+        _require(
+            "num_flow_steps",
+            self.num_flow_steps,
+            f"a divisor of num_grid_steps={self.num_grid_steps}",
+            lambda v: self.num_grid_steps % v == 0,
+        )
+        if self.pool_size is not None:
+            _require(
+                "pool_size",
+                self.pool_size,
+                f"an integer no smaller than num_samples={self.num_samples}",
+                lambda v: _is_count(v) and v >= self.num_samples,
+            )
+
+    @property
+    def num_pool(self) -> int:
+        """Draws that are weighed for the evidence and the correction."""
+        return 10 * self.num_samples if self.pool_size is None else self.pool_size
+
+
+def make_settings(given: dict[str, Any]) -> Settings:
+    """Settings from keyword arguments.
+
+    Raises:
+        TypeError: a name that is no setting; the message offers the closest one.
+    """
+    known = [field.name for field in fields(Settings)]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"Did you mean {close[0]!r}?" if close else f"Known settings: {', '.join(known)}."
+            )
+            raise TypeError(f"OneStep has no setting {name!r}. {hint}")
+    return Settings(**given)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _require(name: str, value: Any, what: str, holds) -> None:
+    try:
+        fine = bool(holds(value))
+    except TypeError:
+        fine = False
+    if not fine:
+        raise ValueError(f"{name}={value!r} is not possible: it must be {what}.")

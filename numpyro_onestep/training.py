@@ -1,0 +1,275 @@
+"""Training: compiled chunks of optimiser steps, and the rules for when to stop.
+
+Two stages share one loop.  The distillation stage minimises
+    path_weight * path + state_weight * state + volume_weight * volume,
+the evidence stage maximises the exact-volume ELBO of the k-step map.  Each runs at a constant
+learning rate, the last stage until its ELBO has stopped rising, and then cools to zero.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+from tqdm.auto import tqdm
+
+from numpyro_onestep.base import WhitenedPotential
+from numpyro_onestep.flow import FlowMap
+from numpyro_onestep.objectives import (
+    elbo_loss,
+    path_loss,
+    state_consistency_loss,
+    volume_consistency_loss,
+)
+from numpyro_onestep.settings import Settings
+
+Stage = Literal["distillation", "evidence"]
+
+# Iterations compiled into one call: long enough that its overhead is nothing, short enough that an
+# interrupt is answered and the bar moves.
+_CHUNK = 100
+# Cooling lasts half as long as the constant phase before it.
+_COOLING_SHARE = 1 / 3
+
+
+class TrainingState(eqx.Module):
+    """All that changes while training."""
+
+    flow: FlowMap
+    teacher: FlowMap
+    optimiser: optax.OptState
+
+
+class Records(NamedTuple):
+    """What one iteration (or, stacked, a run of them) leaves behind.
+
+    `loss` is an upper bound of -log Z in nats in both stages: -E[log w_path], then -ELBO.
+    """
+
+    loss: Float[Array, "..."]
+    state: Float[Array, "..."]
+    volume: Float[Array, "..."]
+    non_finite: Float[Array, "..."]  # draws of the batch, or the update, that had to be skipped
+
+
+@dataclass
+class TrainingResult:
+    """The trained flow and how training went."""
+
+    flow: FlowMap
+    records: dict[Stage, Records] = field(default_factory=dict)
+    converged: bool = True
+    interrupted: bool = False
+    final_rise: float = 0.0
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Every iteration's estimate of the bound on -log Z (nats), both stages in order."""
+        parts = [np.asarray(records.loss) for records in self.records.values()]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    @property
+    def num_non_finite(self) -> int:
+        """Iterations in which something not finite was skipped."""
+        return sum(int(np.sum(np.asarray(r.non_finite) > 0)) for r in self.records.values())
+
+
+def train(
+    flow: FlowMap, potential: WhitenedPotential, rng_key: PRNGKeyArray, settings: Settings
+) -> TrainingResult:
+    """Train the flow on a whitened target, stage by stage.
+
+    An interrupt (Ctrl-C) ends training and returns the flow as it is then.
+    """
+    result = TrainingResult(flow)
+    stages: list[Stage] = []
+    if settings.num_distillation_steps:
+        stages.append("distillation")
+    if settings.elbo_weight:
+        stages.append("evidence")
+    for index, stage in enumerate(stages):
+        try:
+            _run_stage(stage, result, potential, jr.fold_in(rng_key, index), settings)
+        except KeyboardInterrupt:
+            result.interrupted, result.converged = True, False
+        if result.interrupted:
+            break
+    return result
+
+
+def _run_stage(
+    stage: Stage,
+    result: TrainingResult,
+    potential: WhitenedPotential,
+    rng_key: PRNGKeyArray,
+    settings: Settings,
+) -> None:
+    """Run one stage, leaving flow and records in `result` after every chunk."""
+    total = settings.max_steps if stage == "evidence" else settings.num_distillation_steps
+    num_cooling = int(total * _COOLING_SHARE)
+    num_constant = total - num_cooling
+    state = initial_state(result.flow, settings)
+    chunks: list[Records] = []
+
+    with tqdm(total=total, desc=stage, unit="it", disable=not settings.progress_bar) as bar:
+
+        def advance(state: TrainingState, rates: np.ndarray) -> TrainingState:
+            key = jr.fold_in(rng_key, len(chunks))
+            # A chunk always has the same length, so that it is compiled once; a rate of zero
+            # leaves the flow alone.
+            padded = np.zeros(_CHUNK, rates.dtype)
+            padded[: len(rates)] = rates
+            state, records = run_chunk(state, potential, key, padded, settings, stage)
+            records = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rates)], records)
+            chunks.append(records)
+            result.flow = state.flow
+            result.records[stage] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
+            bar.set_postfix(bound=f"{-np.mean(records.loss):.3f}", refresh=False)
+            bar.update(len(rates))
+            return state
+
+        done = 0
+        while done < num_constant:
+            count = min(_CHUNK, num_constant - done)
+            state = advance(state, np.full(count, settings.learning_rate, np.float32))
+            done += count
+            if stage == "evidence":
+                rise, noise = recent_rise(result.records[stage].loss)
+                result.final_rise = rise
+                result.converged = rise < max(settings.tolerance, noise)
+                if result.converged:
+                    num_cooling = math.ceil(done / _CHUNK / 2) * _CHUNK
+                    bar.total = done + num_cooling
+                    break
+        rates = np.linspace(settings.learning_rate, 0.0, num_cooling, dtype=np.float32)
+        for begin in range(0, num_cooling, _CHUNK):
+            state = advance(state, rates[begin : begin + _CHUNK])
+
+
+def recent_rise(losses: np.ndarray) -> tuple[float, float]:
+    """Rise of the bound from the third quarter of the iterations to the last, and its noise.
+
+    Medians, since a single draw far out can make an iteration's estimate meaningless.  A window
+    that grows with the run sees slow progress which one of fixed length would take for noise.
+
+    Returns:
+        The rise and its standard error (nats); infinite where there are too few iterations.
+    """
+    n = len(losses)
+    if n < 4 * _CHUNK:
+        return math.inf, 0.0
+    older, newer = losses[n // 2 : 3 * n // 4], losses[3 * n // 4 :]
+    older, newer = older[np.isfinite(older)], newer[np.isfinite(newer)]
+    if min(len(older), len(newer)) < 2:
+        return math.inf, 0.0
+    spread = [np.subtract(*np.percentile(part, [75, 25])) / 1.349 for part in (older, newer)]
+    # 1.25 / sqrt(n): standard error of a median of n normal draws.
+    noise = 1.25 * math.hypot(spread[0] / len(older) ** 0.5, spread[1] / len(newer) ** 0.5)
+    return float(np.median(older) - np.median(newer)), noise
+
+
+def initial_state(flow: FlowMap, settings: Settings) -> TrainingState:
+    """A state to begin a stage with: the teacher is the flow itself."""
+    optimiser = _optimiser(settings)
+    return TrainingState(flow, flow, optimiser.init(eqx.filter(flow, eqx.is_inexact_array)))
+
+
+def _optimiser(settings: Settings) -> optax.GradientTransformationExtraArgs:
+    # The learning rate multiplies the update outside, so that one compiled chunk serves them all.
+    adam = optax.chain(optax.clip_by_global_norm(settings.gradient_clip), optax.adam(1.0))
+    return optax.apply_if_finite(adam, max_consecutive_errors=10**9)
+
+
+@eqx.filter_jit
+def run_chunk(
+    state: TrainingState,
+    potential: WhitenedPotential,
+    rng_key: PRNGKeyArray,
+    learning_rates: Float[np.ndarray, " steps"],
+    settings: Settings,
+    stage: Stage,
+) -> tuple[TrainingState, Records]:
+    """Take one optimiser step for each learning rate."""
+    optimiser = _optimiser(settings)
+    losses = {"distillation": _distillation_losses, "evidence": _evidence_losses}[stage]
+
+    def step(dynamic, inputs):
+        rate, key = inputs
+        state = eqx.combine(dynamic, static)
+
+        def total(flow):
+            return losses(flow, state.teacher, potential, key, settings)
+
+        gradient, records = eqx.filter_grad(total, has_aux=True)(state.flow)
+        updates, opt_state = optimiser.update(
+            gradient, state.optimiser, eqx.filter(state.flow, eqx.is_inexact_array)
+        )
+        updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
+        flow = eqx.apply_updates(state.flow, updates)
+        skipped = ~jnp.asarray(opt_state.last_finite)
+        records = records._replace(non_finite=records.non_finite + skipped)
+        new = TrainingState(flow, _average(state.teacher, flow, settings.ema_decay), opt_state)
+        return eqx.filter(new, eqx.is_array), records
+
+    dynamic, static = eqx.partition(state, eqx.is_array)
+    keys = jr.split(rng_key, learning_rates.shape[0])
+    dynamic, records = jax.lax.scan(step, dynamic, (jnp.asarray(learning_rates), keys))
+    return eqx.combine(dynamic, static), records
+
+
+def _average(teacher: FlowMap, student: FlowMap, decay: float) -> FlowMap:
+    def mean(old, new):
+        return decay * old + (1 - decay) * new if eqx.is_inexact_array(old) else old
+
+    return jax.tree.map(mean, teacher, student)
+
+
+def _distillation_losses(flow, teacher, potential, rng_key, settings: Settings):
+    """The three losses of the distillation stage, weighed, on one batch of paths."""
+    key_base, key_path, key_volume = jr.split(rng_key, 3)
+    z = _base_noise(key_base, settings.distillation_batch_size, potential)
+    path, states = path_loss(flow, potential, z, key_path)
+    zero = jnp.zeros_like(path)
+    state = volume = zero
+    if settings.state_weight and flow.num_grid_steps > 1:
+        state = state_consistency_loss(flow, teacher, states)
+    if settings.volume_weight and flow.num_grid_steps > 1:
+        volume = volume_consistency_loss(
+            flow, teacher, states, key_volume, settings.volume_batch_size
+        )
+    total = (
+        settings.path_weight * path
+        + settings.state_weight * state
+        + settings.volume_weight * volume
+    )
+    return total, Records(path, state, volume, zero)
+
+
+def _evidence_losses(flow, teacher, potential, rng_key, settings: Settings):
+    """The exact-volume ELBO of the k-step map on one batch of draws."""
+    del teacher
+    z = _base_noise(rng_key, settings.batch_size, potential)
+    # Where q = p no draw feels a force, wherever it is, so the batch may be spread wider than the
+    # base.  One unit of radius does that at any d; the records count the base's own draws alone.
+    num_tail = int(settings.tail_fraction * settings.batch_size)
+    widened = 1 + (jnp.arange(settings.batch_size) < num_tail) * 0.5 / jnp.sqrt(z.shape[1])
+    surrogate, weights = elbo_loss(
+        flow, potential, z * widened[:, None], settings.num_flow_steps, settings.force_clip
+    )
+    own = weights[num_tail:]
+    finite = jnp.isfinite(own)
+    bound = jnp.sum(jnp.where(finite, own, 0.0)) / jnp.maximum(finite.sum(), 1)
+    zero = jnp.zeros_like(bound)
+    non_finite = jnp.sum(~jnp.isfinite(weights)).astype(bound.dtype)
+    return settings.elbo_weight * surrogate, Records(-bound, zero, zero, non_finite)
+
+
+def _base_noise(rng_key, num: int, potential: WhitenedPotential) -> Float[Array, "n d"]:
+    loc = potential.base.loc
+    return jr.normal(rng_key, (num, loc.size), loc.dtype)
