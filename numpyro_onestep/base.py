@@ -105,7 +105,7 @@ def _descend(potential: AbstractPotential, start: Float[Array, " d"]) -> Float[A
         updates, new_state = optimiser.update(
             grad, state, x, value=value, grad=grad, value_fn=potential
         )
-        moved = optax.apply_updates(x, updates)
+        moved = jnp.asarray(optax.apply_updates(x, updates))
         fine = jnp.all(jnp.isfinite(moved)) & jnp.isfinite(value)
         return (_choose(fine, moved, x), new_state), x
 

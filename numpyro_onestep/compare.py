@@ -1,4 +1,4 @@
-"""Side by side with NUTS: the same model and data, every parameter's mean and spread, both times."""
+"""Side by side with NUTS: one model and its data, every mean and spread, both times."""
 
 import time
 from dataclasses import dataclass
@@ -44,13 +44,12 @@ class Comparison:
         for name, ours in self.onestep.items():
             for index in np.ndindex(ours.shape[1:]):
                 a, b = ours[(slice(None), *index)], self.nuts[name][(slice(None), *index)]
-                label = name + (f"[{','.join(map(str, index))}]" if index else "")
                 stats = self.nuts_summary.get(name)
                 sd, nuts_sd = float(a.std()), float(b.std())
                 known = sd > 0 and nuts_sd > 0
                 found.append(
                     {
-                        "name": label,
+                        "name": _label(name, index),
                         "mean": float(a.mean()),
                         "sd": sd,
                         "nuts_mean": float(b.mean()),
@@ -185,9 +184,12 @@ def compare_with_nuts(
 
 
 def _scalars(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    flat = {}
-    for name, values in draws.items():
-        for index in np.ndindex(values.shape[1:]):
-            label = name + (f"[{','.join(map(str, index))}]" if index else "")
-            flat[label] = values[(slice(None), *index)]
-    return flat
+    return {
+        _label(name, index): values[(slice(None), *index)]
+        for name, values in draws.items()
+        for index in np.ndindex(values.shape[1:])
+    }
+
+
+def _label(name: str, index: tuple[int, ...]) -> str:
+    return name + (f"[{','.join(map(str, index))}]" if index else "")

@@ -8,7 +8,8 @@ log Z where the map is injective, and E[w] = Z.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,6 +21,11 @@ from scipy.special import logsumexp
 
 from numpyro_onestep.base import WhitenedPotential, standard_normal_log_density
 from numpyro_onestep.flow import FlowMap
+
+
+# Larger batches are no faster, and batches of ten thousand Cholesky factors were seen to block
+# for ever on XLA's CPU thread pool (jaxlib 0.10.2, two cores).
+_LARGEST_BATCH = 1000
 
 
 class Pool(NamedTuple):
@@ -83,7 +89,7 @@ def draw_pool(
 
     d = z.shape[1]
     bytes_each = z.dtype.itemsize * d * 4 * (flow.network.width + d)
-    return map_in_batches(one, z, max(1, batch_bytes // bytes_each))
+    return map_in_batches(one, z, min(_LARGEST_BATCH, max(1, batch_bytes // bytes_each)))
 
 
 def _noise(rng_key, num, potential):
@@ -157,13 +163,10 @@ def pareto_smooth(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarra
 
 
 def _psislw(log_weights):
-    try:
-        from arviz_stats.base import array_stats  # ArviZ 1.x
-    except ImportError:
-        from arviz import psislw  # pyright: ignore[reportAttributeAccessIssue]  # ArviZ 0.x
-
-        return psislw(log_weights)
-    return array_stats.psislw(log_weights)
+    arviz: Any = import_module("arviz")
+    if hasattr(arviz, "psislw"):  # ArviZ 0.x
+        return arviz.psislw(log_weights)
+    return import_module("arviz_stats.base").array_stats.psislw(log_weights)
 
 
 def _folded(pool: Pool) -> float:

@@ -46,13 +46,14 @@ def build(
         "observed_data": {k: np.asarray(v) for k, v in observed_data.items()},
     }
     groups = {name: group for name, group in groups.items() if group}
-    if "posterior" in inspect.signature(az.from_dict).parameters:  # ArviZ 0.x
-        data = az.from_dict(**groups, dims=dims)
+    from_dict: Any = az.from_dict
+    if "posterior" in inspect.signature(from_dict).parameters:  # ArviZ 0.x
+        data = from_dict(**groups, dims=dims)
         data.attrs.update(attrs)
         for group in groups:
             data[group].attrs.update(attrs)
         return data
-    return az.from_dict(groups, dims=dims, attrs={"/": attrs, **dict.fromkeys(groups, attrs)})
+    return from_dict(groups, dims=dims, attrs={"/": attrs, **dict.fromkeys(groups, attrs)})
 
 
 def versions() -> dict[str, str]:

@@ -30,7 +30,7 @@ class AbstractPotential(eqx.Module):
 
     @abstractmethod
     def constrain(self, x: Float[Array, " d"]) -> PyTree:
-        """What the user calls the draw x: sites on their supports, or the pytree of `init_params`."""
+        """The draw x as its user knows it: sites on their supports, or a pytree."""
 
     def unravel(self, x: Float[Array, " d"]) -> PyTree:
         """The flat vector as the pytree of unconstrained values."""
@@ -43,10 +43,12 @@ class FunctionPotential(AbstractPotential):
     function: Callable
     prototype: PyTree
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """The function's value."""
         return self.function(self.unravel(x))
 
-    def constrain(self, x):
+    def constrain(self, x: Float[Array, " d"]) -> PyTree:
+        """The pytree: there is nothing to constrain."""
         return self.unravel(x)
 
 
@@ -67,11 +69,13 @@ class ModelPotential(AbstractPotential):
         # A key for statements that ask for one without being latent, a subsampling plate say.
         return handlers.seed(handlers.substitute(self.model, data=self.fixed), rng_seed=0)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """Minus the log joint density, Jacobian of the constraining transforms included."""
         args, kwargs = open_constants((self.args, self.kwargs))
-        return potential_energy(self._seeded(), args, kwargs, self.unravel(x))
+        return jnp.asarray(potential_energy(self._seeded(), args, kwargs, self.unravel(x)))
 
-    def constrain(self, x):
+    def constrain(self, x: Float[Array, " d"]) -> PyTree:
+        """Latent sites on their supports, and deterministic sites."""
         args, kwargs = open_constants((self.args, self.kwargs))
         return constrain_fn(
             self._seeded(), args, kwargs, self.unravel(x), return_deterministic=True
@@ -139,10 +143,7 @@ def model_potential(
     prototype = {site.name: info.param_info.z[site.name] for site in latents}
     if init_params is not None:
         prototype = _match(init_params, prototype)
-    potential = ModelPotential(model, args, kwargs, fixed, prototype)
-    potential = eqx.tree_at(
-        lambda p: (p.args, p.kwargs), potential, _settle_arguments(potential, args, kwargs)
-    )
+    potential = _with_arguments(model, args, kwargs, fixed, prototype)
     start = ravel_pytree(prototype)[0]
     if init_params is not None:
         check_start(potential, start)
@@ -240,24 +241,25 @@ def open_constants(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.value if isinstance(leaf, Constant) else leaf, tree)
 
 
-def _settle_arguments(potential: ModelPotential, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Arguments with what can be traced as arrays and the rest as constants.
+def _with_arguments(
+    model: Callable, args: tuple, kwargs: dict, fixed: dict, prototype: dict
+) -> ModelPotential:
+    """The potential with arrays among the arguments as leaves and the rest as constants.
 
     A model may compute with the values of its data in Python (a plate of size `groups.max() + 1`),
     which no traced array allows: then all of them are constants.
     """
 
-    def constant_unless(kept):
-        return lambda leaf: leaf if kept(leaf) else Constant(leaf)
+    def held(is_leaf: Callable[[Any], bool]) -> ModelPotential:
+        kept = jax.tree.map(lambda v: v if is_leaf(v) else Constant(v), (args, kwargs))
+        return ModelPotential(model, kept[0], kept[1], fixed, prototype)
 
-    traced = jax.tree.map(constant_unless(eqx.is_array), (args, kwargs))
-    candidate = eqx.tree_at(lambda p: (p.args, p.kwargs), potential, traced)
-    start = ravel_pytree(potential.prototype)[0]
+    traced = held(eqx.is_array)
+    start = ravel_pytree(prototype)[0]
     try:
-        eqx.filter_eval_shape(candidate, start)
-        eqx.filter_eval_shape(lambda p, x: p.constrain(x), candidate, start)
+        eqx.filter_eval_shape(lambda p, x: (p(x), p.constrain(x)), traced, start)
     except Exception:  # any failure here: with constants it either works or says why
-        return jax.tree.map(Constant, (args, kwargs))
+        return held(lambda value: False)
     return traced
 
 

@@ -148,21 +148,20 @@ class OneStep:
         # From here on the trained flow is safe, whatever happens to the draws.
         run = _Run(args, kwargs, init_params, sites, whitened, base_fit, training, seconds)
         self._last = run
-        run.pool = jax.block_until_ready(
-            draw_pool(
-                training.flow,
-                whitened,
-                key_pool,
-                settings.num_pool,
-                settings.num_flow_steps,
-                settings.batch_bytes,
-            )
+        pool = draw_pool(
+            training.flow,
+            whitened,
+            key_pool,
+            settings.num_pool,
+            settings.num_flow_steps,
+            settings.batch_bytes,
         )
-        run.evidence, run.smoothed = summarise(run.pool)
+        run.pool = pool
+        run.evidence, run.smoothed = summarise(pool)
         run.chosen = np.arange(settings.num_samples)
         if settings.correction == "psis" and np.isfinite(run.evidence.log_evidence):
             run.chosen, run.capped_share = resample(key_choice, run.smoothed, settings.num_samples)
-        run.samples = self._constrain(run.pool.x[run.chosen])
+        run.samples = jax.block_until_ready(self._constrain(pool.x[run.chosen]))
         _lap(seconds, "draws", clock)
         run.messages = diagnostics.check(
             run.evidence, training, float(base_fit.elbo), run.capped_share

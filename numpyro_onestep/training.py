@@ -8,7 +8,7 @@ learning rate, the last stage until its ELBO has stopped rising, and then cools 
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -52,10 +52,10 @@ class Records(NamedTuple):
     `loss` is an upper bound of -log Z in nats in both stages: -E[log w_path], then -ELBO.
     """
 
-    loss: Float[Array, "..."]
-    state: Float[Array, "..."]
-    volume: Float[Array, "..."]
-    non_finite: Float[Array, "..."]  # draws of the batch, or the update, that had to be skipped
+    loss: Any
+    state: Any
+    volume: Any
+    non_finite: Any  # draws of the batch, or the update, that had to be skipped
 
 
 @dataclass
@@ -180,7 +180,7 @@ def initial_state(flow: FlowMap, settings: Settings) -> TrainingState:
     return TrainingState(flow, flow, optimiser.init(eqx.filter(flow, eqx.is_inexact_array)))
 
 
-def _optimiser(settings: Settings) -> optax.GradientTransformationExtraArgs:
+def _optimiser(settings: Settings) -> optax.GradientTransformation:
     # The learning rate multiplies the update outside, so that one compiled chunk serves them all.
     adam = optax.chain(optax.clip_by_global_norm(settings.gradient_clip), optax.adam(1.0))
     return optax.apply_if_finite(adam, max_consecutive_errors=10**9)
@@ -212,7 +212,7 @@ def run_chunk(
         )
         updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
         flow = eqx.apply_updates(state.flow, updates)
-        skipped = ~jnp.asarray(opt_state.last_finite)
+        skipped = ~optax.tree.get(opt_state, "last_finite")
         records = records._replace(non_finite=records.non_finite + skipped)
         new = TrainingState(flow, _average(state.teacher, flow, settings.ema_decay), opt_state)
         return eqx.filter(new, eqx.is_array), records

@@ -19,7 +19,7 @@ from numpyro_onestep.flow import FlowMap
 class Interval(NamedTuple):
     """A step from one grid time to another, over an even number of grid intervals."""
 
-    index: Float[Array, " m"]  # of its first state along a path (0 is time T)
+    position: Float[Array, " m"]  # of its first state along a path (0 is time T)
     start: Float[Array, " m"]
     middle: Float[Array, " m"]
     end: Float[Array, " m"]
@@ -58,6 +58,6 @@ def state_consistency_loss(
         return jnp.sum((one - jax.lax.stop_gradient((two - y) / size)) ** 2)
 
     def along_path(path):
-        return jax.vmap(at_interval)(path[intervals.index], intervals)
+        return jax.vmap(at_interval)(path[intervals.position], intervals)
 
     return jnp.mean(jax.vmap(along_path)(states))

@@ -30,7 +30,7 @@ def volume_consistency_loss(
     intervals = dyadic_intervals(student)
     key_path, key_interval = jr.split(rng_key)
     which_path = jr.randint(key_path, (num_states,), 0, states.shape[0])
-    which_interval = jr.randint(key_interval, (num_states,), 0, intervals.index.size)
+    which_interval = jr.randint(key_interval, (num_states,), 0, intervals.position.size)
     chosen = jax.tree.map(lambda leaf: leaf[which_interval], intervals)
 
     def at_interval(y, interval):
@@ -40,4 +40,4 @@ def volume_consistency_loss(
         rest = teacher.step_volume(half.y, interval.middle, interval.middle - interval.end)
         return (one - jax.lax.stop_gradient(half.log_det + rest.log_det)) ** 2
 
-    return jnp.mean(jax.vmap(at_interval)(states[which_path, chosen.index], chosen))
+    return jnp.mean(jax.vmap(at_interval)(states[which_path, chosen.position], chosen))
