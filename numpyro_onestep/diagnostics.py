@@ -35,8 +35,10 @@ def training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
         end = "interrupted"
     elif training.converged:
         end = "converged"
+    elif training.still_rising or not training.judged:
+        end = "stopped at max_steps, still improving,"
     else:
-        end = "stopped at max_steps, still improving"
+        end = "stopped at max_steps, level within its noise,"
     total = sum(seconds.values())
     return f"{end} after {len(training.losses)} iterations; {total:.1f} s in all"
 
@@ -88,7 +90,12 @@ def check(
             "Training was interrupted; the draws come from the flow as it was then. Their weights "
             "are exact all the same. Call run() again to train to the end."
         )
-    elif not training.converged:
+    elif not training.judged:
+        found.append(
+            f"Training ended after {len(training.losses)} iterations, before its convergence could "
+            "be judged. Raise max_steps."
+        )
+    elif training.still_rising:
         found.append(
             f"Training ended at max_steps while the ELBO was still rising (by "
             f"{training.final_rise:.3f} nats over the last quarter). Raise max_steps."

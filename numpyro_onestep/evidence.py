@@ -22,7 +22,6 @@ from scipy.special import logsumexp
 from numpyro_onestep.base import WhitenedPotential, standard_normal_log_density
 from numpyro_onestep.flow import FlowMap
 
-
 # Larger batches are no faster, and batches of ten thousand Cholesky factors were seen to block
 # for ever on XLA's CPU thread pool (jaxlib 0.10.2, two cores).
 _LARGEST_BATCH = 1000

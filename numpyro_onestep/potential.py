@@ -180,7 +180,8 @@ def function_potential(
 
 def check_start(potential: AbstractPotential, start: Float[Array, " d"]) -> None:
     """Raise ValueError unless the potential and its gradient are finite at `start`."""
-    value, gradient = jax.value_and_grad(potential)(start)
+    # Compiled, since NumPyro's own validation of a value that is not finite names no remedy.
+    value, gradient = eqx.filter_jit(eqx.filter_value_and_grad(lambda x: potential(x)))(start)
     if not (jnp.isfinite(value) and jnp.all(jnp.isfinite(gradient))):
         raise ValueError(
             f"At init_params the potential is {float(value)} and its gradient is "

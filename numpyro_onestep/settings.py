@@ -43,8 +43,8 @@ class Settings:
     - `elbo_weight`: weight of this loss; 0 leaves the stage out. Default 1.
     - `max_steps`: most iterations; training stops earlier once the ELBO has stopped rising.
       Default 10000.
-    - `tolerance`: rise of the ELBO, in nats, over the last quarter of the iterations below which
-      training has converged. Default 0.01.
+    - `tolerance`: rise of the ELBO over the last quarter of the iterations, its noise added, below
+      which training has converged (nats). Default 0.01.
     - `batch_size`: draws an iteration. Default 32.
     - `tail_fraction`: share of each batch that is drawn a little wider than the base, so that the
       flow is also right where its draws are rare. Default 0.25.

@@ -34,6 +34,8 @@ Stage = Literal["distillation", "evidence"]
 # Iterations compiled into one call: long enough that its overhead is nothing, short enough that an
 # interrupt is answered and the bar moves.
 _CHUNK = 100
+# Convergence is not judged before so many: the bound is there long before the tails are right.
+_FEWEST_STEPS = 1000
 # Cooling lasts half as long as the constant phase before it.
 _COOLING_SHARE = 1 / 3
 
@@ -65,6 +67,8 @@ class TrainingResult:
     flow: FlowMap
     records: dict[Stage, Records] = field(default_factory=dict)
     converged: bool = True
+    judged: bool = True
+    still_rising: bool = False
     interrupted: bool = False
     final_rise: float = 0.0
 
@@ -142,7 +146,9 @@ def _run_stage(
             if stage == "evidence":
                 rise, noise = recent_rise(result.records[stage].loss)
                 result.final_rise = rise
-                result.converged = rise < max(settings.tolerance, noise)
+                result.converged = rise + noise < settings.tolerance
+                result.judged = math.isfinite(rise)
+                result.still_rising = rise - noise > settings.tolerance
                 if result.converged:
                     num_cooling = math.ceil(done / _CHUNK / 2) * _CHUNK
                     bar.total = done + num_cooling
@@ -162,7 +168,7 @@ def recent_rise(losses: np.ndarray) -> tuple[float, float]:
         The rise and its standard error (nats); infinite where there are too few iterations.
     """
     n = len(losses)
-    if n < 4 * _CHUNK:
+    if n < _FEWEST_STEPS:
         return math.inf, 0.0
     older, newer = losses[n // 2 : 3 * n // 4], losses[3 * n // 4 :]
     older, newer = older[np.isfinite(older)], newer[np.isfinite(newer)]

@@ -1,0 +1,76 @@
+"""Models, targets and trained samplers that several test files share."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from numpyro_onestep import OneStep
+from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
+
+EFFECT = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+STD_ERROR = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+EIGHT_SCHOOLS_LOG_EVIDENCE = -31.31  # known to 0.005
+
+
+def eight_schools(sigma, y=None):
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("school", len(sigma)):
+        standardised = numpyro.sample("standardised", dist.Normal(0, 1))
+        theta = numpyro.deterministic("theta", mu + tau * standardised)
+        numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+
+class CorrelatedGaussian(eqx.Module):
+    """-log of exp(log_z) N(x; loc, L L^T): a target of known evidence."""
+
+    loc: jax.Array
+    scale_tril: jax.Array
+    log_z: float
+
+    def __call__(self, x):
+        normal = dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
+        return -normal.log_prob(x) - self.log_z
+
+
+def correlated_gaussian(dim: int, seed: int = 0, log_z: float = 3.0) -> CorrelatedGaussian:
+    key_loc, key_scale = jr.split(jr.key(seed))
+    scale_tril = jnp.tril(jr.normal(key_scale, (dim, dim)), -1)
+    return CorrelatedGaussian(
+        5 * jr.normal(key_loc, (dim,)),
+        scale_tril + jnp.diag(jnp.logspace(-1, 1, dim)),
+        log_z,
+    )
+
+
+def random_flow(
+    dim: int, key, *, width: int = 16, num_grid_steps: int = 16, scale: float = 0.3
+) -> FlowMap:
+    """A flow whose last layer is not zero, with a grid that is not uniform."""
+    key_network, key_last = jr.split(key)
+    dtype = jnp.result_type(float)
+    network = ResidualVelocity(dim, width, 3.0, key_network, dtype)
+    last = network.last
+    weight = scale * jr.normal(key_last, last.weight.shape, dtype) / jnp.sqrt(width)
+    bias = 0.1 * jr.normal(jr.fold_in(key_last, 1), (dim,), dtype)
+    network = eqx.tree_at(lambda n: (n.last.weight, n.last.bias), network, (weight, bias))
+    times = tuple(3.0 * (t / 3.0) ** 1.5 for t in uniform_grid(3.0, num_grid_steps))
+    return FlowMap(network, times)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def schools() -> OneStep:
+    """Eight schools at default settings."""
+    sampler = OneStep(eight_schools, progress_bar=False)
+    sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
+    return sampler

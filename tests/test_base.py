@@ -1,0 +1,62 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from numpyro_onestep.base import (
+    GaussianBase,
+    WhitenedPotential,
+    fit_base,
+    standard_normal_log_density,
+)
+from numpyro_onestep.potential import FunctionPotential
+from tests.conftest import correlated_gaussian
+
+
+def fit(function, start, seed=0):
+    start = jnp.asarray(start, float)
+    return fit_base(FunctionPotential(function, start), start, jr.key(seed))
+
+
+@pytest.mark.parametrize("dim", [1, 4])
+def test_whitening_is_undone_by_unwhitening_and_its_volume_is_exact(x64, dim):
+    target = correlated_gaussian(dim)
+    base = GaussianBase(target.loc, target.scale_tril)
+    x = jr.normal(jr.key(0), (dim,))
+    np.testing.assert_allclose(base.unwhiten(base.whiten(x)), x, rtol=1e-10)
+    expected = jnp.linalg.slogdet(jax.jacfwd(base.unwhiten)(x))[1]
+    np.testing.assert_allclose(base.log_det, expected, atol=1e-12)
+    whitened = WhitenedPotential(FunctionPotential(target, x), base)
+    np.testing.assert_allclose(whitened(x), -standard_normal_log_density(x) - 3.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gaussian_target_is_fitted_exactly(seed):
+    target = correlated_gaussian(10, seed)
+    fitted = fit(target, jnp.zeros(10), seed)
+    np.testing.assert_allclose(fitted.elbo, target.log_z, atol=0.01)
+    np.testing.assert_allclose(
+        fitted.base.scale_tril, target.scale_tril * jnp.sign(jnp.diag(target.scale_tril)), atol=0.05
+    )
+
+
+def test_a_far_and_badly_scaled_start_is_no_obstacle():
+    target = correlated_gaussian(5, 1)
+    target = eqx.tree_at(lambda t: t.scale_tril, target, jnp.diag(jnp.logspace(-3, 2, 5)))
+    fitted = fit(target, 100 * jnp.ones(5))
+    np.testing.assert_allclose(fitted.elbo, target.log_z, atol=0.05)
+
+
+def test_a_mode_at_infinity_does_not_take_the_base_along():
+    # Centred hierarchy: the density is unbounded as log tau -> -inf with x = 0.
+    def potential(p):
+        log_tau, x = p[0], p[1:]
+        prior = 0.5 * (log_tau / 1.5) ** 2
+        return prior + x.size * log_tau + 0.5 * jnp.sum((x / jnp.exp(log_tau)) ** 2)
+
+    fitted = fit(potential, jnp.ones(6))
+    log_z = 0.5 * jnp.log(2 * jnp.pi) + jnp.log(1.5) + 2.5 * jnp.log(2 * jnp.pi)
+    assert log_z - 4 < fitted.elbo < log_z + 0.2
+    assert jnp.all(jnp.isfinite(fitted.base.scale_tril))

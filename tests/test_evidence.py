@@ -1,0 +1,106 @@
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from numpyro_onestep.base import GaussianBase, WhitenedPotential
+from numpyro_onestep.evidence import Pool, draw, draw_pool, map_in_batches, pareto_smooth, summarise
+from numpyro_onestep.potential import FunctionPotential
+from tests.conftest import correlated_gaussian, random_flow
+
+DIM = 3
+
+
+def whitened(target):
+    base = GaussianBase(target.loc, target.scale_tril)
+    return WhitenedPotential(FunctionPotential(target, target.loc), base)
+
+
+def pool_of(log_weight, sign=None):
+    log_weight = jnp.asarray(log_weight)
+    zero = jnp.zeros_like(log_weight)
+    sign = jnp.ones_like(log_weight) if sign is None else jnp.asarray(sign)
+    return Pool(zero[:, None], log_weight, zero, sign)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_elbo_is_below_and_importance_sampling_meets_the_known_evidence(seed, num_steps):
+    target = correlated_gaussian(DIM, seed)
+    flow = random_flow(DIM, jr.key(seed), num_grid_steps=4, scale=0.1)
+    pool = draw_pool(flow, whitened(target), jr.key(seed), 20_000, num_steps)
+    evidence, smoothed = summarise(pool)
+    assert evidence.elbo < target.log_z + 3 * evidence.elbo_std_error
+    assert evidence.elbo < target.log_z - 0.005  # this flow is not exact, and the bound shows it
+    assert abs(evidence.log_evidence - target.log_z) < 4 * evidence.log_evidence_std_error
+    assert evidence.folded_share == 0
+    np.testing.assert_allclose(np.exp(smoothed).sum(), 1.0)
+    # The weighted draws have the target's mean.
+    mean = np.exp(smoothed) @ np.asarray(pool.x)
+    sd = np.sqrt(np.diag(target.scale_tril @ target.scale_tril.T))
+    assert np.all(np.abs(mean - target.loc) < 4.5 * sd / evidence.ess**0.5)
+
+
+def test_an_exact_flow_has_no_gap():
+    target = correlated_gaussian(DIM)
+    flow = random_flow(DIM, jr.key(0), scale=0.0)
+    flow = eqx.tree_at(lambda f: f.network.last.bias, flow, jnp.zeros(DIM))
+    evidence, _ = summarise(draw_pool(flow, whitened(target), jr.key(0), 1000, 1))
+    np.testing.assert_allclose([evidence.elbo, evidence.log_evidence], target.log_z, atol=1e-5)
+    assert evidence.ess == pytest.approx(1000, rel=1e-4)
+
+
+def test_the_pool_does_not_depend_on_the_memory_it_may_take():
+    target, flow = correlated_gaussian(DIM), random_flow(DIM, jr.key(0))
+    whole = draw_pool(flow, whitened(target), jr.key(1), 101, 1)
+    small = draw_pool(flow, whitened(target), jr.key(1), 101, 1, 10_000)
+    for a, b in zip(whole, small, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(draw(flow, whitened(target), jr.key(1), 101, 1), whole.x, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("num", "limit"), [(1, 5), (5, 5), (7, 3), (100, 33)])
+def test_mapping_in_batches_keeps_order_and_number(num, limit):
+    values = jnp.arange(2.0 * num).reshape(num, 2)
+    np.testing.assert_array_equal(map_in_batches(lambda v: v.sum(), values, limit), values.sum(1))
+
+
+def test_pareto_k_is_the_index_of_the_tail():
+    rng = np.random.default_rng(0)
+    for k in (0.3, 0.9):
+        ks = [pareto_smooth(rng.exponential(k, 20_000))[1] for _ in range(5)]
+        # w = exp(Exponential(k)) is Pareto of index k; the tail has 3 sqrt(20000) = 424 draws.
+        assert np.mean(ks) == pytest.approx(k, abs=4 * (1 + k) / math.sqrt(5 * 424))
+
+
+def test_smoothing_keeps_the_scale_of_the_weights():
+    log_w = np.random.default_rng(1).normal(-500.0, 0.5, 10_000)
+    smoothed, _ = pareto_smooth(log_w)
+    np.testing.assert_allclose(np.sort(smoothed)[:9000], np.sort(log_w)[:9000], rtol=1e-12)
+
+
+def test_equal_weights_have_no_tail():
+    evidence, _ = summarise(pool_of(jnp.full(100, -2.0)))
+    assert evidence.pareto_k == 0
+    assert evidence.log_evidence == pytest.approx(-2.0)
+    assert evidence.ess == pytest.approx(100)
+
+
+def test_folds_and_impossible_draws_are_counted():
+    log_w = jnp.where(jnp.arange(200) % 50 == 0, -jnp.inf, jnp.linspace(0, 0.1, 200))
+    sign = jnp.where(jnp.arange(200) < 10, -1.0, 1.0)
+    evidence, smoothed = summarise(pool_of(log_w, sign))
+    assert evidence.num_non_finite == 4
+    assert evidence.elbo == -math.inf
+    assert math.isfinite(evidence.log_evidence)
+    assert evidence.folded_share == pytest.approx(0.05)
+    assert np.exp(smoothed[::50]).sum() == 0
+
+
+def test_a_pool_without_a_possible_draw_says_so():
+    evidence, _ = summarise(pool_of(jnp.full(10, jnp.nan)))
+    assert evidence.log_evidence == -math.inf
+    assert evidence.num_non_finite == 10

@@ -1,0 +1,217 @@
+"""What models `OneStep` accepts, and how it refuses the others.
+
+Trained for a moment only: these tests are about shapes, supports and messages; accuracy is
+tested where log evidences are known.
+"""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+from numpyro.infer.reparam import LocScaleReparam
+
+from numpyro_onestep import OneStep
+
+QUICK = {
+    "num_samples": 200,
+    "pool_size": 400,
+    "max_steps": 100,
+    "width": 16,
+    "batch_size": 16,
+    "progress_bar": False,
+}
+# A moment's training may well end with a warning; what warns is tested in test_sampler.
+pytestmark = pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
+
+
+def run(model, *args, **kwargs):
+    sampler = OneStep(model, **QUICK)
+    sampler.run(jr.key(0), *args, **kwargs)
+    return sampler
+
+
+SUPPORTS = {
+    "real": dist.Normal(0, 1),
+    "positive": dist.Gamma(2.0, 1.0),
+    "interval": dist.Uniform(-1.0, 2.0),
+    "unit": dist.Beta(2.0, 2.0),
+    "simplex": dist.Dirichlet(2 * jnp.ones(3)),
+    "ordered": dist.TransformedDistribution(
+        dist.Normal(0, 1).expand([3]).to_event(1), dist.transforms.OrderedTransform()
+    ),
+    "corr_cholesky": dist.LKJCholesky(3, 2.0),
+    "positive_definite": dist.Wishart(5.0, jnp.eye(2)),
+    "greater_than": dist.TruncatedNormal(0.0, 1.0, low=0.5),
+    "zero_sum": dist.ZeroSumNormal(1.0, event_shape=(4,)),
+}
+
+
+def test_every_kind_of_support_in_one_model():
+    def model():
+        for name, prior in SUPPORTS.items():
+            numpyro.sample(name, prior)
+
+    draws = run(model).get_samples()
+    for name, prior in SUPPORTS.items():
+        assert draws[name].shape == (200, *prior.event_shape)
+        assert jnp.all(prior.support.check(draws[name])), name
+
+
+def test_plates_factors_masks_deterministic_sites_and_keyword_arguments():
+    def model(x, *, y, scale=1.0):
+        loc = numpyro.sample("loc", dist.Normal(0, scale))
+        with numpyro.plate("row", 3, dim=-2), numpyro.plate("column", 2, dim=-1):
+            cell = numpyro.sample("cell", dist.Normal(loc, 1))
+        numpyro.deterministic("total", cell.sum())
+        numpyro.factor("pull", -0.1 * loc**2)
+        with numpyro.handlers.mask(mask=jnp.isfinite(y)):
+            numpyro.sample("y", dist.Normal(cell[0, 0] * x, 1), obs=jnp.nan_to_num(y))
+
+    y = jnp.array([1.0, jnp.nan, 2.0])
+    sampler = run(model, jnp.ones(3), y=y, scale=2.0)
+    draws = sampler.get_samples()
+    assert draws["cell"].shape == (200, 3, 2)
+    np.testing.assert_allclose(draws["total"], draws["cell"].sum((1, 2)), rtol=1e-5)
+    data = sampler.to_inference_data()
+    assert data["posterior"]["cell"].dims == ("chain", "draw", "row", "column")
+    assert set(data["observed_data"].data_vars) == {"y"}
+    assert data["log_likelihood"]["y"].shape == (1, 200, 3)
+
+
+def test_reparameterised_models_return_the_original_site():
+    def model(y):
+        with numpyro.handlers.reparam(config={"theta": LocScaleReparam(centered=0)}):
+            with numpyro.plate("group", 3):
+                theta = numpyro.sample("theta", dist.Normal(1.0, 2.0))
+            numpyro.sample("y", dist.Normal(theta, 1), obs=y)
+
+    draws = run(model, jnp.ones(3)).get_samples()
+    assert draws["theta"].shape == (200, 3)
+    np.testing.assert_allclose(draws["theta"], 1 + 2 * draws["theta_decentered"], rtol=1e-4)
+
+
+def test_improper_priors_and_values_of_the_data_used_in_python():
+    def model(group, y):
+        num_groups = int(group.max()) + 1  # no traced array allows this
+        mean = numpyro.sample("mean", dist.ImproperUniform(dist.constraints.real, (), ()))
+        with numpyro.plate("group", num_groups):
+            effect = numpyro.sample("effect", dist.Normal(mean, 1))
+        numpyro.sample("y", dist.Normal(effect[group], 1), obs=y)
+
+    sampler = run(model, np.array([0, 1, 2, 1]), np.arange(4.0))
+    assert sampler.get_samples()["effect"].shape == (200, 3)
+    assert sampler.to_inference_data()["log_likelihood"]["y"].shape == (1, 200, 4)
+
+
+def test_arguments_that_are_no_arrays():
+    def model(frame, transform, name="x"):
+        b = numpyro.sample("b", dist.Normal(0, 1))
+        mean = transform(b * frame[name].to_numpy())
+        numpyro.sample("y", dist.Normal(mean, 1), obs=frame["y"].to_numpy())
+
+    frame = pd.DataFrame({"x": [1.0, 2.0], "y": [1.0, 2.5]})
+    assert run(model, frame, jnp.tanh).get_samples()["b"].shape == (200,)
+
+
+def test_parameters_of_the_model_stay_where_they_are():
+    def model(y):
+        shift = numpyro.param("shift", 3.0)
+        mu = numpyro.sample("mu", dist.Normal(shift, 0.1))
+        numpyro.sample("y", dist.Normal(mu, 10), obs=y)
+
+    draws = run(model, jnp.zeros(1)).get_samples()
+    assert set(draws) == {"mu"}
+    assert abs(float(draws["mu"].mean()) - 3.0) < 0.05
+
+
+def test_a_potential_over_a_nested_dict():
+    def potential(p):
+        return 0.5 * (p["a"]["b"] ** 2).sum() + 0.5 * ((p["c"] - 5) / 2) ** 2
+
+    start = {"a": {"b": jnp.zeros((2, 2))}, "c": 0.0}
+    sampler = OneStep(potential_fn=potential, **QUICK)
+    sampler.run(jr.key(0), init_params=start)
+    draws = sampler.get_samples()
+    assert draws["a"]["b"].shape == (200, 2, 2)
+    assert draws["c"].shape == (200,)
+    exact = 2.5 * np.log(2 * np.pi) + np.log(2)
+    assert abs(sampler.log_evidence - exact) < 0.05
+    assert set(sampler.to_inference_data()["posterior"].data_vars) == {"a.b", "c"}
+    sampler.print_summary()
+
+
+def test_a_potential_of_a_bare_array():
+    sampler = OneStep(potential_fn=lambda x: 0.5 * (x**2).sum(), **QUICK)
+    sampler.run(jr.key(0), init_params=np.zeros(3))
+    assert sampler.get_samples().shape == (200, 3)
+    assert set(sampler.to_inference_data()["posterior"].data_vars) == {"x"}
+
+
+def normal(y=None):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+
+def refuse(model, error, words, *args, **kwargs):
+    with pytest.raises(error, match=words):
+        OneStep(model, **QUICK).run(jr.key(0), *args, **kwargs)
+
+
+def test_models_without_latent_sites_are_refused():
+    refuse(
+        lambda y: numpyro.sample("y", dist.Normal(0, 1), obs=y),
+        ValueError,
+        "no latent",
+        jnp.ones(2),
+    )
+
+
+def test_discrete_latent_sites_are_refused_by_name():
+    def model(y):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        numpyro.sample("y", dist.Normal(z, numpyro.sample("s", dist.HalfNormal(1))), obs=y)
+
+    refuse(model, ValueError, "'z' is discrete.*MixtureSameFamily", jnp.ones(2))
+
+
+def test_data_that_no_parameter_explains_are_refused():
+    refuse(normal, ValueError, "not finite at any of 100", y=jnp.array([1.0, jnp.nan]))
+
+
+def test_starting_points_of_wrong_shape_or_density_are_refused():
+    y = jnp.ones(2)
+    refuse(normal, ValueError, r"latent site \['mu'\]", y=y, init_params={"nu": 0.0})
+    refuse(normal, ValueError, r"shape \(3,\)", y=y, init_params={"mu": jnp.zeros(3)})
+    refuse(normal, ValueError, "potential is nan", y=y, init_params={"mu": jnp.nan})
+
+
+def test_potentials_are_refused_without_a_start_or_a_scalar():
+    sampler = OneStep(potential_fn=lambda x: x**2, **QUICK)
+    with pytest.raises(ValueError, match="init_params="):
+        sampler.run(jr.key(0))
+    with pytest.raises(ValueError, match=r"scalar.*shape \(3,\)"):
+        sampler.run(jr.key(0), init_params=jnp.zeros(3))
+    with pytest.raises(ValueError, match="has a potential_fn"):
+        sampler.run(jr.key(0), jnp.zeros(3), init_params=0.0)
+    with pytest.raises(ValueError, match="no numbers"):
+        sampler.run(jr.key(0), init_params={})
+
+
+def test_the_key_must_be_a_key():
+    with pytest.raises(TypeError, match=r"jax.random.key\(0\)"):
+        OneStep(normal, **QUICK).run(0)
+
+
+def test_a_model_that_starts_where_told():
+    def far(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1000))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    start = {"mu": jnp.asarray(499.0)}
+    draws = run(far, jnp.full(4, 500.0), init_params=start).get_samples()
+    assert abs(float(draws["mu"].mean()) - 500) < 0.3
+    assert jax.tree.structure(start) == jax.tree.structure(draws)

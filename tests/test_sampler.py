@@ -1,0 +1,243 @@
+"""The public API on models whose evidence is known."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from numpyro_onestep import OneStep, OneStepWarning, training
+from tests.conftest import (
+    EFFECT,
+    EIGHT_SCHOOLS_LOG_EVIDENCE,
+    STD_ERROR,
+    correlated_gaussian,
+    eight_schools,
+)
+
+QUICK = {"num_samples": 300, "pool_size": 1000, "width": 16, "progress_bar": False}
+
+
+def test_eight_schools_has_the_known_evidence(schools):
+    log_z = EIGHT_SCHOOLS_LOG_EVIDENCE
+    assert log_z - 0.1 < schools.elbo < log_z + 0.005 + 3 * schools.elbo_std_error
+    assert abs(schools.log_evidence - log_z) < 0.05
+    assert schools.elbo < schools.log_evidence
+    assert schools.pareto_k < 0.7
+    assert schools.folded_share == 0
+    assert schools.messages == []
+
+
+def test_eight_schools_has_the_reference_moments(schools):
+    # posteriordb: 10,000 nearly independent draws.  Our 4000 have a standard error of sd / 63,
+    # and 18 parameters are compared: 4 standard errors of both together.
+    reference = {"mu": (4.41, 3.30), "tau": (3.60, 3.20)}
+    draws = schools.get_samples()
+    for name, (mean, sd) in reference.items():
+        assert (
+            abs(float(draws[name].mean()) - mean) < 4 * sd * (1 / 4000 + 1 / 10_000) ** 0.5 + 0.01
+        )
+    theta = draws["mu"][:, None] + draws["tau"][:, None] * draws["standardised"]
+    np.testing.assert_allclose(draws["theta"], theta, rtol=1e-4, atol=1e-4)
+
+
+def test_draws_have_the_shapes_of_the_sites(schools):
+    draws = schools.get_samples()
+    assert {k: v.shape for k, v in draws.items()} == {
+        "mu": (4000,),
+        "tau": (4000,),
+        "standardised": (4000, 8),
+        "theta": (4000, 8),
+    }
+    assert schools.get_samples(group_by_chain=True)["theta"].shape == (1, 4000, 8)
+    assert len(np.unique(draws["mu"])) == 4000
+
+
+def test_further_draws_need_no_training_and_depend_on_the_key_alone(schools):
+    a, b = schools.sample(jr.key(5), 50), schools.sample(jr.key(5), 50)
+    assert a["theta"].shape == (50, 8)
+    np.testing.assert_array_equal(a["mu"], b["mu"])
+    assert not np.array_equal(a["mu"], schools.sample(jr.key(6), 50)["mu"])
+
+
+def test_weighted_draws_are_the_whole_pool(schools):
+    draws, log_weights = schools.get_weighted_samples()
+    assert draws["theta"].shape == (40_000, 8)
+    assert log_weights.shape == (40_000,)
+    np.testing.assert_allclose(log_weights.mean(), schools.elbo, rtol=1e-5)
+
+
+def test_the_summary_says_everything(schools, capsys):
+    schools.print_summary()
+    printed = capsys.readouterr().out
+    for words in ("standardised[7]", "ELBO", "log evidence", "nats", "Pareto k", "weights", "ESS"):
+        assert words in printed
+    assert "converged" in printed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_correlated_gaussian_has_no_gap(seed):
+    target = correlated_gaussian(10, seed)
+    sampler = OneStep(potential_fn=target, progress_bar=False, num_samples=1000)
+    sampler.run(jr.key(seed), init_params=jnp.zeros(10))
+    assert target.log_z - 0.01 < sampler.elbo < target.log_z + 3 * sampler.elbo_std_error + 1e-4
+    draws = np.asarray(sampler.get_samples())
+    sd = np.sqrt(np.diag(target.scale_tril @ target.scale_tril.T))
+    assert np.all(np.abs(draws.mean(0) - target.loc) < 4.5 * sd / 1000**0.5)
+
+
+@pytest.mark.parametrize("num_flow_steps", [2, 4])
+def test_more_steps_give_a_bound_too(num_flow_steps):
+    sampler = OneStep(
+        eight_schools, num_flow_steps=num_flow_steps, num_samples=1000, progress_bar=False
+    )
+    sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
+    log_z = EIGHT_SCHOOLS_LOG_EVIDENCE
+    assert log_z - 0.1 < sampler.elbo < log_z + 0.005 + 3 * sampler.elbo_std_error
+    assert abs(sampler.log_evidence - log_z) < 0.05
+
+
+@pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
+def test_distillation_alone_gives_the_same_evidence_at_every_number_of_steps():
+    elbos = {}
+    for k in (1, 4, 16):
+        sampler = OneStep(
+            eight_schools,
+            num_distillation_steps=1000,
+            elbo_weight=0,
+            num_flow_steps=k,
+            num_samples=1000,
+            width=32,
+            progress_bar=False,
+        )
+        sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
+        elbos[k] = sampler.elbo
+        assert sampler.elbo < EIGHT_SCHOOLS_LOG_EVIDENCE + 0.005 + 3 * sampler.elbo_std_error
+    assert max(elbos.values()) - min(elbos.values()) < 0.3
+    assert min(elbos.values()) > EIGHT_SCHOOLS_LOG_EVIDENCE - 1
+
+
+def test_without_correction_draws_are_the_flows_own():
+    sampler = OneStep(eight_schools, correction=None, max_steps=200, **QUICK)
+    with pytest.warns(OneStepWarning, match="before its convergence"):
+        sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
+    pool, _ = sampler.get_weighted_samples()
+    np.testing.assert_array_equal(sampler.get_samples()["mu"], pool["mu"][:300])
+
+
+class _CompilationCounter:
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event, duration, **kwargs):
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
+def test_the_same_key_gives_the_same_bits_and_a_second_run_compiles_nothing():
+    def model(y, *, scale):
+        mu = numpyro.sample("mu", dist.Normal(0, scale))
+        shape = numpyro.sample("shape", dist.Gamma(5.0, 5.0))
+        numpyro.sample("y", dist.Normal(mu, shape), obs=y)
+
+    first = OneStep(model, **QUICK)
+    first.run(jr.key(0), np.array([1.0, 2.0, 4.0]), scale=3.0)
+    kept = first.get_samples()
+    counter = _CompilationCounter()
+    again = OneStep(model, **QUICK)
+    again.run(jr.key(0), np.array([1.0, 2.0, 4.0]), scale=3.0)
+    for name, value in again.get_samples().items():
+        np.testing.assert_array_equal(value, kept[name])
+    again.run(jr.key(1), np.array([0.5, 2.0, 5.0]), scale=3.0)
+    assert counter.count == 0
+    assert not np.array_equal(again.get_samples()["mu"], kept["mu"])
+
+
+def test_an_interrupt_leaves_a_usable_sampler(monkeypatch):
+    class Interrupting(training.tqdm):
+        calls = 0
+
+        def update(self, n=1):
+            Interrupting.calls += 1
+            if Interrupting.calls == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "tqdm", Interrupting)
+    sampler = OneStep(eight_schools, **QUICK)
+    with pytest.warns(OneStepWarning, match="interrupted"):
+        sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
+    assert len(sampler.losses) == 300
+    assert sampler.get_samples()["theta"].shape == (300, 8)
+    assert sampler.sample(jr.key(1), 10)["theta"].shape == (10, 8)
+    assert sampler.elbo > EIGHT_SCHOOLS_LOG_EVIDENCE - 1
+
+
+def test_nothing_is_returned_before_run():
+    sampler = OneStep(eight_schools)
+    for call in (
+        sampler.get_samples,
+        sampler.print_summary,
+        sampler.to_inference_data,
+        lambda: sampler.elbo,
+        lambda: sampler.losses,
+    ):
+        with pytest.raises(RuntimeError, match="call run"):
+            call()
+
+
+def heavy_tails(x):
+    return jnp.sum(jnp.log1p(x**2))  # Cauchy: a barely trained flow does not cover it
+
+
+def collect(sampler, **run_kwargs):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sampler.run(jr.key(0), **run_kwargs)
+    found = [str(w.message) for w in caught if issubclass(w.category, OneStepWarning)]
+    assert found == sampler.messages
+    return found
+
+
+def test_weights_that_cannot_be_trusted_are_said_so(capsys):
+    sampler = OneStep(potential_fn=heavy_tails, **{**QUICK, "pool_size": 10_000, "max_steps": 100})
+    found = collect(sampler, init_params=jnp.zeros(10))
+    assert any("Pareto k" in text and "NUTS" in text for text in found)
+    sampler.print_summary()
+    assert "do not trust" in capsys.readouterr().out
+
+
+def test_values_that_are_not_finite_are_said_so():
+    def broken(x):
+        return jnp.where(x[0] > 2.0, jnp.nan, 0.5 * jnp.sum(x**2))
+
+    sampler = OneStep(potential_fn=broken, **QUICK)
+    found = collect(sampler, init_params=jnp.zeros(2))
+    assert any("ELBO is minus infinity" in text for text in found)
+    assert any("training steps met a value that is not finite" in text for text in found)
+    assert sampler.elbo == -np.inf
+    assert jnp.all(jnp.isfinite(sampler.get_samples()))
+
+
+def test_a_map_that_folds_is_said_so():
+    sampler = OneStep(
+        potential_fn=lambda x: 0.5 * jnp.sum(x**2),
+        learning_rate=1.0,
+        gradient_clip=1e6,
+        max_steps=30,
+        **QUICK,
+    )
+    found = collect(sampler, init_params=jnp.zeros(3))
+    assert sampler.folded_share > 0
+    assert any("The map folds" in text for text in found)
+
+
+def test_runs_in_double_precision(x64):
+    sampler = OneStep(potential_fn=correlated_gaussian(3), **QUICK)
+    sampler.run(jr.key(0), init_params=jnp.zeros(3))
+    assert sampler.get_samples().dtype == jnp.float64
+    np.testing.assert_allclose(sampler.log_evidence, 3.0, atol=1e-3)
