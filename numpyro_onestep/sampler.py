@@ -219,6 +219,28 @@ class OneStep:
         steps = self.settings.num_flow_steps
         return self._constrain(draw(run.training.flow, run.potential, rng_key, num_samples, steps))
 
+    def evaluate(
+        self, rng_key: PRNGKeyArray, num_flow_steps: int, num_draws: int = 10_000
+    ) -> Evidence:
+        """The evidence from the trained flow at another step budget, by that map's exact volume.
+
+        Args:
+            rng_key: a JAX random key.
+            num_flow_steps: k, a divisor of `num_grid_steps`. Only budgets the flow was trained
+                for are good: every one of them after the distillation stage, `num_flow_steps` of
+                the constructor after the evidence stage.
+            num_draws: draws to weigh. Default 10000.
+
+        Raises:
+            ValueError: k does not divide the grid.
+        """
+        _require_key(rng_key)
+        run, limit = self._trained(), self.settings.batch_bytes
+        pool = draw_pool(
+            run.training.flow, run.potential, rng_key, num_draws, num_flow_steps, limit
+        )
+        return summarise(pool)[0]
+
     def _constrain(self, x: Float[Array, "n d"]) -> PyTree:
         return _constrain(self._trained().potential.potential, x)
 
