@@ -165,7 +165,8 @@ def _psislw(log_weights):
     arviz: Any = import_module("arviz")
     if hasattr(arviz, "psislw"):  # ArviZ 0.x
         return arviz.psislw(log_weights)
-    return import_module("arviz_stats.base").array_stats.psislw(log_weights)
+    # ArviZ 1.x takes log likelihoods, whose negatives are the log weights of leaving one out.
+    return import_module("arviz_stats.base").array_stats.psislw(-log_weights)
 
 
 def _folded(pool: Pool) -> float:

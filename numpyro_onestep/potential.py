@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import constrain_fn, initialize_model, potential_energy
@@ -105,7 +105,7 @@ def model_potential(
     Raises:
         ValueError: no latent site, a discrete latent site, or no point of finite density.
     """
-    sites = inspect_sites(rng_key, model, args, kwargs, init_strategy)
+    args, kwargs, sites = _inspect(rng_key, model, args, kwargs, init_strategy)
     latents = [site for site in sites if site.type == "sample" and not site.is_observed]
     for site in latents:
         if site.is_discrete:
@@ -121,33 +121,50 @@ def model_potential(
             "numpyro.sample statements without obs=, and that the arguments given to run() are "
             "not conditioning every site."
         )
-    try:
-        info = initialize_model(
-            rng_key, model, init_strategy=init_strategy, model_args=args, model_kwargs=kwargs
-        )
-    except RuntimeError as error:
-        if "initial parameters" not in str(error):
-            raise
+    found = _find_start(rng_key, model, args, kwargs, init_strategy)
+    # Draws are made for latent sites only: a parameter stays where it is.
+    prototype = {site.name: found.values[site.name] for site in latents}
+    if init_params is not None:
+        prototype = _match(init_params, prototype)
+    potential = ModelPotential(
+        model=model, args=args, kwargs=kwargs, fixed=found.fixed, prototype=prototype
+    )
+    start = ravel_pytree(prototype)[0]
+    if init_params is not None:
+        check_start(potential, start)
+    elif not found.is_valid:
         raise ValueError(
             "The model's log density, or its gradient, is not finite at any of 100 starting "
             "points. Check data for NaN and for values outside a likelihood's support; or say "
             "where to start with init_params= in run() or init_strategy=init_to_value(...) in "
             "OneStep(...)."
-        ) from error
+        )
+    return potential, start, sites
+
+
+class _Start(NamedTuple):
+    values: dict  # unconstrained
+    is_valid: Bool[Array, ""]
+    fixed: dict
+
+
+@eqx.filter_jit
+def _find_start(
+    rng_key: PRNGKeyArray, model: Callable, args: tuple, kwargs: dict, init_strategy: Callable
+) -> _Start:
+    """NumPyro's own search for a valid starting point, compiled as a whole."""
+    args, kwargs = open_constants((args, kwargs))
+    info = initialize_model(
+        rng_key, model, init_strategy=init_strategy, model_args=args, model_kwargs=kwargs
+    )
+    values, energy, gradient = info.param_info
     fixed = {
         name: site["value"]
         for name, site in info.model_trace.items()
         if site["type"] in ("param", "mutable", "plate") and site["value"] is not None
     }
-    # Draws may be wanted for the sites of the trace only: a parameter stays where it is.
-    prototype = {site.name: info.param_info.z[site.name] for site in latents}
-    if init_params is not None:
-        prototype = _match(init_params, prototype)
-    potential = _with_arguments(model, args, kwargs, fixed, prototype)
-    start = ravel_pytree(prototype)[0]
-    if init_params is not None:
-        check_start(potential, start)
-    return potential, start, sites
+    is_valid = jnp.isfinite(energy) & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
+    return _Start(values, is_valid, fixed)
 
 
 def function_potential(
@@ -190,17 +207,20 @@ def check_start(potential: AbstractPotential, start: Float[Array, " d"]) -> None
         )
 
 
-def inspect_sites(
-    rng_key: PRNGKeyArray,
-    model: Callable,
-    args: tuple,
-    kwargs: dict[str, Any],
-    init_strategy: Callable = init_to_uniform,
-) -> list[Site]:
-    """The model's sites in order, traced without computing anything."""
+def _inspect(
+    rng_key: PRNGKeyArray, model: Callable, args: tuple, kwargs: dict, init_strategy: Callable
+) -> tuple[tuple, dict, list[Site]]:
+    """The model's sites, traced without computing anything, and its arguments as pytrees.
+
+    Arrays among the arguments stay, and what is no array becomes a `Constant`.  But a model may
+    compute with the values of its data in Python (a plate of size `groups.max() + 1`), which no
+    traced array allows: then all arguments become constants.
+    """
     found: list[Site] = []
 
-    def record():
+    def record(arguments):
+        found.clear()
+        args, kwargs = open_constants(arguments)
         seeded = handlers.substitute(handlers.seed(model, rng_key), substitute_fn=init_strategy)
         for name, site in handlers.trace(seeded).get_trace(*args, **kwargs).items():
             is_sample = site["type"] == "sample"
@@ -215,8 +235,16 @@ def inspect_sites(
                 )
             )
 
-    jax.eval_shape(record)
-    return found
+    def held(is_leaf: Callable[[Any], bool]) -> tuple[tuple, dict]:
+        return jax.tree.map(lambda v: v if is_leaf(v) else Constant(v), (args, kwargs))
+
+    arguments = held(eqx.is_array)
+    try:
+        eqx.filter_eval_shape(record, arguments)
+    except Exception:  # any failure here: with constants it either works or says why
+        arguments = held(lambda value: False)
+        eqx.filter_eval_shape(record, arguments)
+    return *arguments, found
 
 
 class Constant:
@@ -240,28 +268,6 @@ class Constant:
 def open_constants(tree: PyTree) -> PyTree:
     """The values behind every `Constant`."""
     return jax.tree.map(lambda leaf: leaf.value if isinstance(leaf, Constant) else leaf, tree)
-
-
-def _with_arguments(
-    model: Callable, args: tuple, kwargs: dict, fixed: dict, prototype: dict
-) -> ModelPotential:
-    """The potential with arrays among the arguments as leaves and the rest as constants.
-
-    A model may compute with the values of its data in Python (a plate of size `groups.max() + 1`),
-    which no traced array allows: then all of them are constants.
-    """
-
-    def held(is_leaf: Callable[[Any], bool]) -> ModelPotential:
-        kept = jax.tree.map(lambda v: v if is_leaf(v) else Constant(v), (args, kwargs))
-        return ModelPotential(model, kept[0], kept[1], fixed, prototype)
-
-    traced = held(eqx.is_array)
-    start = ravel_pytree(prototype)[0]
-    try:
-        eqx.filter_eval_shape(lambda p, x: (p(x), p.constrain(x)), traced, start)
-    except Exception:  # any failure here: with constants it either works or says why
-        return held(lambda value: False)
-    return traced
 
 
 def _match(init_params: PyTree, prototype: dict) -> dict:

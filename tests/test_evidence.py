@@ -49,7 +49,7 @@ def test_an_exact_flow_has_no_gap():
     flow = random_flow(DIM, jr.key(0), scale=0.0)
     flow = eqx.tree_at(lambda f: f.network.last.bias, flow, jnp.zeros(DIM))
     evidence, _ = summarise(draw_pool(flow, whitened(target), jr.key(0), 1000, 1))
-    np.testing.assert_allclose([evidence.elbo, evidence.log_evidence], target.log_z, atol=1e-5)
+    np.testing.assert_allclose([evidence.elbo, evidence.log_evidence], target.log_z, atol=1e-4)
     assert evidence.ess == pytest.approx(1000, rel=1e-4)
 
 
