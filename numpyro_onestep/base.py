@@ -18,6 +18,7 @@ import optax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from numpyro_onestep.compilation import compiled
 from numpyro_onestep.potential import AbstractPotential
 
 _DESCENT_STEPS = 100
@@ -72,7 +73,7 @@ class BaseFit(NamedTuple):
     elbo: Float[Array, ""]
 
 
-@eqx.filter_jit
+@compiled
 def fit_base(
     potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> BaseFit:

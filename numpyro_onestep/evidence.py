@@ -11,7 +11,6 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -20,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from scipy.special import logsumexp
 
 from numpyro_onestep.base import WhitenedPotential, standard_normal_log_density
+from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
 
 # Larger batches are no faster, and batches of ten thousand Cholesky factors were seen to block
@@ -55,7 +55,7 @@ class Evidence(NamedTuple):
     num_non_finite: int
 
 
-@eqx.filter_jit
+@compiled
 def draw(
     flow: FlowMap, potential: WhitenedPotential, rng_key: PRNGKeyArray, num: int, num_steps: int
 ) -> Float[Array, "n d"]:
@@ -64,7 +64,7 @@ def draw(
     return jax.vmap(lambda at: potential.base.unwhiten(flow(at, num_steps)))(z)
 
 
-@eqx.filter_jit
+@compiled
 def draw_pool(
     flow: FlowMap,
     potential: WhitenedPotential,

@@ -18,6 +18,8 @@ from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import constrain_fn, initialize_model, potential_energy
 
+from numpyro_onestep.compilation import compiled
+
 
 class AbstractPotential(eqx.Module):
     """U(x) = -log of the unnormalised target density, for x in R^d (nats)."""
@@ -148,7 +150,7 @@ class _Start(NamedTuple):
     fixed: dict
 
 
-@eqx.filter_jit
+@compiled
 def _find_start(
     rng_key: PRNGKeyArray, model: Callable, args: tuple, kwargs: dict, init_strategy: Callable
 ) -> _Start:
@@ -198,7 +200,7 @@ def function_potential(
 def check_start(potential: AbstractPotential, start: Float[Array, " d"]) -> None:
     """Raise ValueError unless the potential and its gradient are finite at `start`."""
     # Compiled, since NumPyro's own validation of a value that is not finite names no remedy.
-    value, gradient = eqx.filter_jit(eqx.filter_value_and_grad(lambda x: potential(x)))(start)
+    value, gradient = compiled(eqx.filter_value_and_grad(lambda x: potential(x)))(start)
     if not (jnp.isfinite(value) and jnp.all(jnp.isfinite(gradient))):
         raise ValueError(
             f"At init_params the potential is {float(value)} and its gradient is "

@@ -34,14 +34,15 @@ def resample(
         inclusion[rest] *= (num - certain.sum()) / inclusion[rest].sum()
         certain |= inclusion >= 1
 
-    key_order, key_start, key_shuffle = jr.split(rng_key, 3)
-    order = np.asarray(jr.permutation(key_order, len(weights)))
+    # NumPy's generator, seeded by the key: permuting in JAX would compile for every size.
+    rng = np.random.default_rng(np.asarray(jr.bits(rng_key, (4,))))
+    order = rng.permutation(len(weights))
     edges = np.cumsum(inclusion[order])
     edges *= num / edges[-1]
-    ticks = float(jr.uniform(key_start)) + np.arange(num)
+    ticks = rng.uniform() + np.arange(num)
     position = np.minimum(np.searchsorted(edges, ticks, side="right"), len(weights) - 1)
     chosen = _distinct(order[position], order)
-    return chosen[np.asarray(jr.permutation(key_shuffle, num))], excess
+    return rng.permutation(chosen), excess
 
 
 def _distinct(chosen: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -16,6 +15,7 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep import diagnostics, inference_data
 from numpyro_onestep.base import BaseFit, WhitenedPotential, fit_base
+from numpyro_onestep.compilation import compiled
 from numpyro_onestep.evidence import Evidence, Pool, draw, draw_pool, map_in_batches, summarise
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
 from numpyro_onestep.potential import (
@@ -27,7 +27,7 @@ from numpyro_onestep.potential import (
 )
 from numpyro_onestep.predictive import log_likelihood, observed_data
 from numpyro_onestep.resampling import resample
-from numpyro_onestep.settings import make_settings
+from numpyro_onestep.settings import Settings, make_settings
 from numpyro_onestep.training import TrainingResult, train
 
 # Draws constrained at a time: bounds the memory that a model's deterministic sites may take.
@@ -141,7 +141,7 @@ class OneStep:
         base_fit = jax.block_until_ready(fit_base(potential, start, key_base))
         whitened = WhitenedPotential(potential, base_fit.base)
         clock = _lap(seconds, "base", clock)
-        flow = _initial_flow(start, key_flow, settings.width, settings)
+        flow = _initial_flow(start, key_flow, settings)
         training = train(flow, whitened, key_train, settings)
         clock = _lap(seconds, "training", clock)
 
@@ -379,13 +379,14 @@ class OneStep:
         return inference_data.build(posterior, stats, likelihood, observed, dims, attrs)
 
 
-@eqx.filter_jit
+@compiled
 def _constrain(potential: AbstractPotential, x: Float[Array, "n d"]) -> PyTree:
     return map_in_batches(potential.constrain, x, _CONSTRAIN_BATCH)
 
 
-def _initial_flow(start, rng_key, width, settings) -> FlowMap:
-    network = ResidualVelocity(start.size, width, settings.horizon, rng_key, start.dtype)
+@compiled  # one compilation where drawing each weight by itself would need ten
+def _initial_flow(start: Float[Array, " d"], rng_key: PRNGKeyArray, settings: Settings) -> FlowMap:
+    network = ResidualVelocity(start.size, settings.width, settings.horizon, rng_key, start.dtype)
     return FlowMap(network, uniform_grid(settings.horizon, settings.num_grid_steps))
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
 from numpyro_onestep.base import WhitenedPotential
+from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.objectives import (
     elbo_loss,
@@ -192,7 +193,7 @@ def _optimiser(settings: Settings) -> optax.GradientTransformation:
     return optax.apply_if_finite(adam, max_consecutive_errors=10**9)
 
 
-@eqx.filter_jit
+@compiled
 def run_chunk(
     state: TrainingState,
     potential: WhitenedPotential,

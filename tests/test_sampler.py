@@ -243,3 +243,23 @@ def test_runs_in_double_precision(x64):
     sampler.run(jr.key(0), init_params=jnp.zeros(3))
     assert sampler.get_samples().dtype == jnp.float64
     np.testing.assert_allclose(sampler.log_evidence, 3.0, atol=1e-3)
+
+
+def test_the_evidence_of_the_readme_agrees_with_numerical_integration():
+    from examples.quickstart import model
+
+    x, y = jnp.arange(6.0), jnp.array([0.1, 1.8, 4.1, 6.3, 7.7, 10.2])
+    sampler = OneStep(model, progress_bar=False)
+    sampler.run(jr.key(0), x, y)
+
+    slopes, sigmas = jnp.linspace(0, 4, 2001), jnp.exp(jnp.linspace(-4, 3, 2001))
+    means = slopes[:, None, None] * x
+    log_joint = (
+        dist.Normal(means, sigmas[:, None]).log_prob(y).sum(-1)
+        + dist.Normal(0, 5).log_prob(slopes)[:, None]
+        + dist.HalfNormal(5).log_prob(sigmas)
+    )
+    over_sigma = np.trapezoid(np.exp(np.asarray(log_joint, np.float64)), sigmas, axis=1)
+    exact = np.log(np.trapezoid(over_sigma, slopes))
+    assert abs(sampler.log_evidence - exact) < 4 * sampler.log_evidence_std_error + 2e-3
+    assert exact - 0.02 < sampler.elbo < exact + 3 * sampler.elbo_std_error + 2e-3

@@ -1,0 +1,1 @@
+"""Examples, each run by its path or by ``python -m examples.NAME``."""
