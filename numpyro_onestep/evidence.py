@@ -61,7 +61,7 @@ def draw(
 ) -> Float[Array, "n d"]:
     """Draws of the k-step map on R^d, without their densities: k network evaluations each."""
     z = _noise(rng_key, num, potential)
-    return jax.vmap(lambda at: potential.base.unwhiten(flow(at, num_steps)))(z)
+    return map_in_batches(lambda at: potential.base.unwhiten(flow(at, num_steps)), z, 10_000)
 
 
 @compiled
