@@ -141,22 +141,6 @@ def brownian(y):
             numpyro.sample(f"y{t:02d}", dist.Normal(x, noise), obs=y[t])
 
 
-def funnel(d=10):
-    """Neal's funnel: log Z = 0."""
-    v = numpyro.sample("v", dist.Normal(0, 3))
-    numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([d - 1]).to_event(1))
-
-
-def horseshoe(X, y):
-    """Linear regression with a regularised-free horseshoe prior, non-centred."""
-    scale = numpyro.sample("tau", dist.HalfCauchy(0.1))
-    noise = numpyro.sample("sigma", dist.HalfNormal(1))
-    local = numpyro.sample("lambda", dist.HalfCauchy(1).expand([X.shape[-1]]).to_event(1))
-    z = numpyro.sample("z", dist.Normal(0, 1).expand([X.shape[-1]]).to_event(1))
-    beta = numpyro.deterministic("beta", scale * local * z)
-    numpyro.sample("y", dist.Normal(X @ beta, noise), obs=y)
-
-
 def _columns(*names):
     """Sites in this order, log-transformed where the name ends in '+' (positive sites)."""
 

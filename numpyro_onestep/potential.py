@@ -197,10 +197,14 @@ def function_potential(
     return potential, start
 
 
+@compiled  # since NumPyro's own validation of a value that is not finite names no remedy
+def _value_and_gradient(potential: AbstractPotential, x: Float[Array, " d"]):
+    return jax.value_and_grad(potential)(x)
+
+
 def check_start(potential: AbstractPotential, start: Float[Array, " d"]) -> None:
     """Raise ValueError unless the potential and its gradient are finite at `start`."""
-    # Compiled, since NumPyro's own validation of a value that is not finite names no remedy.
-    value, gradient = compiled(eqx.filter_value_and_grad(lambda x: potential(x)))(start)
+    value, gradient = _value_and_gradient(potential, start)
     if not (jnp.isfinite(value) and jnp.all(jnp.isfinite(gradient))):
         raise ValueError(
             f"At init_params the potential is {float(value)} and its gradient is "

@@ -160,6 +160,18 @@ def test_the_same_key_gives_the_same_bits_and_a_second_run_compiles_nothing():
     assert not np.array_equal(again.get_samples()["mu"], kept["mu"])
 
 
+@pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
+def test_a_second_run_from_a_given_start_compiles_nothing():
+    def potential(x):
+        return 0.5 * jnp.sum((x - 1) ** 2)
+
+    sampler = OneStep(potential_fn=potential, max_steps=100, **QUICK)
+    sampler.run(jr.key(0), init_params=jnp.zeros(2))
+    counter = _CompilationCounter()
+    sampler.run(jr.key(1), init_params=jnp.ones(2))
+    assert counter.count == 0
+
+
 def test_an_interrupt_leaves_a_usable_sampler(monkeypatch):
     class Interrupting(training.tqdm):
         calls = 0
