@@ -7,6 +7,11 @@ from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.training import TrainingResult
 
 
+# A fold counts the weight around it twice: this much of it moves the log evidence by a few times
+# 0.001 nats, below its Monte Carlo error.
+_NEGLIGIBLE_FOLD = 1e-3
+
+
 class OneStepWarning(UserWarning):
     """A result that may be wrong, why, and what to do."""
 
@@ -67,10 +72,11 @@ def check(
             "once, so the corrected draws lean towards the flow's own. Raise pool_size, or train "
             "longer (max_steps=)."
         )
-    if evidence.folded_share > 0:
+    folded = max(evidence.folded_share, evidence.folded_weight)
+    if folded > _NEGLIGIBLE_FOLD:
         found.append(
-            f"The map folds: its determinant is negative at {evidence.folded_share:.2%} of the "
-            "draws, so two draws may share a point, and neither the ELBO nor the log evidence is "
+            f"The map folds: its determinant is negative at {folded:.2%} of the draws or of their "
+            "weight, so two draws may share a point, and neither the ELBO nor the log evidence is "
             "a bound. Take num_flow_steps=2 or 4, or a smaller learning_rate."
         )
     if evidence.num_non_finite > 0:

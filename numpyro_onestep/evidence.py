@@ -4,6 +4,11 @@ The deterministic-flow weight of a draw x = T(z) is
     log w = log gamma(x) - log N(z; 0, I) + log|det dT/dz|
 by the exact volume of the very map that made the draw.  E[log w] is the ELBO, a lower bound of
 log Z where the map is injective, and E[w] = Z.
+
+A share of the pool is drawn with z a little wider than the base, and every member is weighed
+against the density of the mixture (a defensive mixture: Hesterberg, Technometrics 1995).  Where
+the flow's tails are thinner than the posterior's, that keeps the weights from growing without
+bound; the ELBO is the mean over the flow's own draws alone.
 """
 
 import math
@@ -15,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from scipy.special import logsumexp
 
 from numpyro_onestep.base import WhitenedPotential, standard_normal_log_density
@@ -27,18 +32,25 @@ from numpyro_onestep.flow import FlowMap
 _LARGEST_BATCH = 1000
 
 
+# Standard deviation of the wider draws: about two units of radius more, at any d.
+def _wide_scale(d: int) -> float:
+    return 1 + 1 / math.sqrt(d)
+
+
 class Pool(NamedTuple):
     """Draws of the flow on R^d and their exact densities (nats)."""
 
     x: Float[Array, "n d"]
     log_density: Float[Array, " n"]  # log gamma(x), not normalised
-    log_q: Float[Array, " n"]
+    log_q: Float[Array, " n"]  # the flow's
+    log_mixture: Float[Array, " n"]  # the pool's: the flow's draws and the wider ones together
     sign: Float[Array, " n"]  # of the map's determinant: -1 proves a fold
+    own: Bool[Array, " n"]  # the flow's own draws, which come first
 
     @property
     def log_weight(self) -> Float[Array, " n"]:
-        """Log gamma - log q."""
-        return self.log_density - self.log_q
+        """Log gamma - log of the pool's density: what the draws are to be weighed by."""
+        return self.log_density - self.log_mixture
 
 
 class Evidence(NamedTuple):
@@ -52,6 +64,7 @@ class Evidence(NamedTuple):
     ess: float
     num_draws: int
     folded_share: float
+    folded_weight: float
     num_non_finite: int
 
 
@@ -71,24 +84,35 @@ def draw_pool(
     rng_key: PRNGKeyArray,
     num: int,
     num_steps: int,
+    num_wide: int = 0,
     batch_bytes: int = 2**26,
 ) -> Pool:
-    """Draws of the k-step map with their exact densities.
+    """Draws of the k-step map with their exact densities, the last `num_wide` from wider z.
 
     Jacobians are computed in batches that take at most about `batch_bytes` of memory.  The same
-    key gives the same draws as `draw`.
+    key gives the same draws as `draw`, the wider ones apart.
     """
     z = _noise(rng_key, num, potential)
+    own, share, wide = jnp.arange(num) < num - num_wide, num_wide / num, _wide_scale(z.shape[1])
+    z = jnp.where(own[:, None], z, wide * z)
 
     def one(at):
         y, log_det, sign = flow.volume(at, num_steps)
         x = potential.base.unwhiten(y)
-        log_q = standard_normal_log_density(at) - log_det - potential.base.log_det
-        return Pool(x, -potential.potential(x), log_q, sign)
+        log_own = standard_normal_log_density(at)
+        log_mixture = log_own
+        if num_wide:
+            log_wide = standard_normal_log_density(at / wide) - at.size * math.log(wide)
+            log_mixture = jnp.logaddexp(
+                math.log1p(-share) + log_own if share < 1 else -jnp.inf, math.log(share) + log_wide
+            )
+        volume = log_det + potential.base.log_det
+        return Pool(x, -potential.potential(x), log_own - volume, log_mixture - volume, sign, sign)
 
     d = z.shape[1]
     bytes_each = z.dtype.itemsize * d * 4 * (flow.network.width + d)
-    return map_in_batches(one, z, min(_LARGEST_BATCH, max(1, batch_bytes // bytes_each)))
+    pool = map_in_batches(one, z, min(_LARGEST_BATCH, max(1, batch_bytes // bytes_each)))
+    return pool._replace(own=own)
 
 
 def _noise(rng_key, num, potential):
@@ -120,24 +144,28 @@ def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
     raw = np.where(np.isnan(raw) | (raw == np.inf), -np.inf, raw)
     finite = np.isfinite(raw)
     n = len(raw)
+    own, folded = np.asarray(pool.own), np.asarray(pool.sign) < 0
+    log_ratio = np.asarray(pool.log_density - pool.log_q, np.float64)[own]
+    log_ratio = np.where(np.isnan(log_ratio) | (log_ratio == np.inf), -np.inf, log_ratio)
     smoothed, pareto_k = np.full(n, -np.inf), math.inf
     if finite.sum() < 2:
         evidence = Evidence(
-            -math.inf, math.inf, -math.inf, math.inf, math.inf, 0.0, n, _folded(pool), n
+            -math.inf, math.inf, -math.inf, math.inf, math.inf, 0.0, n, folded[own].mean(), 0.0, n
         )
         return evidence, smoothed
     smoothed[finite], pareto_k = pareto_smooth(raw[finite])
     log_evidence = logsumexp(smoothed) - math.log(n)
     relative = np.exp(smoothed - log_evidence)
     evidence = Evidence(
-        elbo=float(raw.mean()),
-        elbo_std_error=float(raw[finite].std() / math.sqrt(n)),
+        elbo=float(log_ratio.mean()),
+        elbo_std_error=float(log_ratio[np.isfinite(log_ratio)].std() / math.sqrt(len(log_ratio))),
         log_evidence=float(log_evidence),
         log_evidence_std_error=float(relative.std() / math.sqrt(n)),
         pareto_k=pareto_k,
         ess=float(relative.sum() ** 2 / (relative**2).sum()),
         num_draws=n,
-        folded_share=_folded(pool),
+        folded_share=float(folded[own].mean()),
+        folded_weight=float(relative[folded].sum() / relative.sum()),
         num_non_finite=int(n - finite.sum()),
     )
     return evidence, smoothed - logsumexp(smoothed)
@@ -168,6 +196,3 @@ def _psislw(log_weights):
     # ArviZ 1.x takes log likelihoods, whose negatives are the log weights of leaving one out.
     return import_module("arviz_stats.base").array_stats.psislw(-log_weights)
 
-
-def _folded(pool: Pool) -> float:
-    return float(np.mean(np.asarray(pool.sign) < 0))

@@ -154,6 +154,7 @@ class OneStep:
             key_pool,
             settings.num_pool,
             settings.num_flow_steps,
+            settings.num_wide,
             settings.batch_bytes,
         )
         run.pool = pool
@@ -196,7 +197,11 @@ class OneStep:
         return jax.tree.map(lambda leaf: leaf[None], samples) if group_by_chain else samples
 
     def get_weighted_samples(self) -> tuple[PyTree, Float[np.ndarray, " pool"]]:
-        """The flow's own draws, all of the pool, and their exact log weights (nats, unsmoothed)."""
+        """All of the pool, and the draws' exact log weights (nats, unsmoothed).
+
+        Nine in ten are the flow's own draws, the last tenth is drawn a little wider; the weights
+        are those of the two together, and their log mean estimates the log evidence.
+        """
         run = self._ran()
         assert run.pool is not None
         return self._constrain(run.pool.x), np.asarray(run.pool.log_weight)
@@ -237,7 +242,7 @@ class OneStep:
         _require_key(rng_key)
         run, limit = self._trained(), self.settings.batch_bytes
         pool = draw_pool(
-            run.training.flow, run.potential, rng_key, num_draws, num_flow_steps, limit
+            run.training.flow, run.potential, rng_key, num_draws, num_flow_steps, 0, limit
         )
         return summarise(pool)[0]
 
@@ -351,8 +356,8 @@ class OneStep:
         """The results as ArviZ data: `InferenceData` under ArviZ 0.x, `DataTree` under 1.x.
 
         Groups: `posterior` (chain, draw and the plates' dimensions), `sample_stats` (`lp`, the
-        unnormalised log density of the unconstrained draw; `log_q`, the flow's; `log_weight`;
-        nats), and for a model `log_likelihood` and `observed_data`.  Attributes: `elbo`,
+        unnormalised log density of the unconstrained draw; `log_q`, the flow's; `log_weight`,
+        that of the pool; nats), and for a model `log_likelihood` and `observed_data`.  Attributes: `elbo`,
         `log_evidence`, their standard errors, `pareto_k`, `ess`, times in seconds, versions.
         """
         run = self._ran()
@@ -384,7 +389,6 @@ def _constrain(potential: AbstractPotential, x: Float[Array, "n d"]) -> PyTree:
     return map_in_batches(potential.constrain, x, _CONSTRAIN_BATCH)
 
 
-@compiled  # one compilation where drawing each weight by itself would need ten
 def _initial_flow(start: Float[Array, " d"], rng_key: PRNGKeyArray, settings: Settings) -> FlowMap:
     network = ResidualVelocity(start.size, settings.width, settings.horizon, rng_key, start.dtype)
     return FlowMap(network, uniform_grid(settings.horizon, settings.num_grid_steps))

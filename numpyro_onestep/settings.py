@@ -26,7 +26,7 @@ class Settings:
 
     - `num_grid_steps`: K, intervals of the noise schedule. A power of two; default 16.
     - `horizon`: T, total time of the noising process. Default 3.
-    - `width`: units of each of the network's two hidden layers. Default 128.
+    - `width`: units of the network's hidden layer. Default 256.
 
     **Distillation stage** (path loss, state and volume consistency)
 
@@ -68,7 +68,7 @@ class Settings:
 
     num_grid_steps: int = 16
     horizon: float = 3.0
-    width: int = 128
+    width: int = 256
 
     num_distillation_steps: int = 0
     path_weight: float = 1.0
@@ -80,7 +80,7 @@ class Settings:
 
     elbo_weight: float = 1.0
     max_steps: int = 10_000
-    tolerance: float = 0.01
+    tolerance: float = 0.02
     batch_size: int = 32
     tail_fraction: float = 0.25
     force_clip: float = 10.0
@@ -138,6 +138,11 @@ class Settings:
     def num_pool(self) -> int:
         """Draws that are weighed for the evidence and the correction."""
         return 10 * self.num_samples if self.pool_size is None else self.pool_size
+
+    @property
+    def num_wide(self) -> int:
+        """Draws of the pool that are made a little wider than the flow's own."""
+        return self.num_pool // 10 if self.correction == "psis" else 0
 
 
 def make_settings(given: dict[str, Any]) -> Settings:

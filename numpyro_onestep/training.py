@@ -37,6 +37,8 @@ Stage = Literal["distillation", "evidence"]
 _CHUNK = 100
 # Convergence is not judged before so many: the bound is there long before the tails are right.
 _FEWEST_STEPS = 1000
+# Where the map folds, training goes back to the teacher and on at this share of its pace.
+_PACE_AFTER_FOLD = 0.7
 # Cooling lasts half as long as the constant phase before it.
 _COOLING_SHARE = 1 / 3
 
@@ -45,8 +47,9 @@ class TrainingState(eqx.Module):
     """All that changes while training."""
 
     flow: FlowMap
-    teacher: FlowMap
+    teacher: FlowMap  # the moving average of the flow
     optimiser: optax.OptState
+    pace: Float[Array, ""]  # factor on the learning rate
 
 
 class Records(NamedTuple):
@@ -59,6 +62,7 @@ class Records(NamedTuple):
     state: Any
     volume: Any
     non_finite: Any  # draws of the batch, or the update, that had to be skipped
+    folded: Any  # draws of the batch at which the map's determinant is negative
 
 
 @dataclass
@@ -184,7 +188,8 @@ def recent_rise(losses: np.ndarray) -> tuple[float, float]:
 def initial_state(flow: FlowMap, settings: Settings) -> TrainingState:
     """A state to begin a stage with: the teacher is the flow itself."""
     optimiser = _optimiser(settings)
-    return TrainingState(flow, flow, optimiser.init(eqx.filter(flow, eqx.is_inexact_array)))
+    opt_state = optimiser.init(eqx.filter(flow, eqx.is_inexact_array))
+    return TrainingState(flow, flow, opt_state, jnp.ones(()))
 
 
 def _optimiser(settings: Settings) -> optax.GradientTransformation:
@@ -217,11 +222,16 @@ def run_chunk(
         updates, opt_state = optimiser.update(
             gradient, state.optimiser, eqx.filter(state.flow, eqx.is_inexact_array)
         )
-        updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
-        flow = eqx.apply_updates(state.flow, updates)
+        updates = jax.tree.map(lambda u: (rate * state.pace).astype(u.dtype) * u, updates)
+        # No gradient leads back over a fold, where the determinant is zero and the ELBO minus
+        # infinity: a step that went too far is undone.
+        folds = records.folded > 0
+        flow = _choose(folds, state.teacher, eqx.apply_updates(state.flow, updates))
+        pace = jnp.where(folds, _PACE_AFTER_FOLD * state.pace, state.pace)
         skipped = ~optax.tree.get(opt_state, "last_finite")
         records = records._replace(non_finite=records.non_finite + skipped)
-        new = TrainingState(flow, _average(state.teacher, flow, settings.ema_decay), opt_state)
+        teacher = _average(state.teacher, flow, settings.ema_decay)
+        new = TrainingState(flow, teacher, opt_state, pace)
         return eqx.filter(new, eqx.is_array), records
 
     dynamic, static = eqx.partition(state, eqx.is_array)
@@ -235,6 +245,12 @@ def _average(teacher: FlowMap, student: FlowMap, decay: float) -> FlowMap:
         return decay * old + (1 - decay) * new if eqx.is_inexact_array(old) else old
 
     return jax.tree.map(mean, teacher, student)
+
+
+def _choose(condition, new, old):
+    return jax.tree.map(
+        lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old
+    )
 
 
 def _distillation_losses(flow, teacher, potential, rng_key, settings: Settings):
@@ -255,7 +271,7 @@ def _distillation_losses(flow, teacher, potential, rng_key, settings: Settings):
         + settings.state_weight * state
         + settings.volume_weight * volume
     )
-    return total, Records(path, state, volume, zero)
+    return total, Records(path, state, volume, zero, zero)
 
 
 def _evidence_losses(flow, teacher, potential, rng_key, settings: Settings):
@@ -266,15 +282,16 @@ def _evidence_losses(flow, teacher, potential, rng_key, settings: Settings):
     # base.  One unit of radius does that at any d; the records count the base's own draws alone.
     num_tail = int(settings.tail_fraction * settings.batch_size)
     widened = 1 + (jnp.arange(settings.batch_size) < num_tail) * 0.5 / jnp.sqrt(z.shape[1])
-    surrogate, weights = elbo_loss(
+    surrogate, draws = elbo_loss(
         flow, potential, z * widened[:, None], settings.num_flow_steps, settings.force_clip
     )
-    own = weights[num_tail:]
+    own = draws.log_weight[num_tail:]
     finite = jnp.isfinite(own)
     bound = jnp.sum(jnp.where(finite, own, 0.0)) / jnp.maximum(finite.sum(), 1)
     zero = jnp.zeros_like(bound)
-    non_finite = jnp.sum(~jnp.isfinite(weights)).astype(bound.dtype)
-    return settings.elbo_weight * surrogate, Records(-bound, zero, zero, non_finite)
+    non_finite = jnp.sum(~jnp.isfinite(draws.log_weight)).astype(bound.dtype)
+    folded = jnp.sum(draws.sign < 0).astype(bound.dtype)
+    return settings.elbo_weight * surrogate, Records(-bound, zero, zero, non_finite, folded)
 
 
 def _base_noise(rng_key, num: int, potential: WhitenedPotential) -> Float[Array, "n d"]:

@@ -55,8 +55,8 @@ def random_flow(
     dtype = jnp.result_type(float)
     network = ResidualVelocity(dim, width, 3.0, key_network, dtype)
     last = network.last
-    weight = scale * jr.normal(key_last, last.weight.shape, dtype) / jnp.sqrt(width)
-    bias = 0.1 * jr.normal(jr.fold_in(key_last, 1), (dim,), dtype)
+    weight = scale * jr.normal(key_last, last.weight.shape, dtype)
+    bias = 0.1 * jr.normal(jr.fold_in(key_last, 1), last.bias.shape, dtype)
     network = eqx.tree_at(lambda n: (n.last.weight, n.last.bias), network, (weight, bias))
     times = tuple(3.0 * (t / 3.0) ** 1.5 for t in uniform_grid(3.0, num_grid_steps))
     return FlowMap(network, times)

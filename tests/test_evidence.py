@@ -23,7 +23,7 @@ def pool_of(log_weight, sign=None):
     log_weight = jnp.asarray(log_weight)
     zero = jnp.zeros_like(log_weight)
     sign = jnp.ones_like(log_weight) if sign is None else jnp.asarray(sign)
-    return Pool(zero[:, None], log_weight, zero, sign)
+    return Pool(zero[:, None], log_weight, zero, zero, sign, zero == 0)
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
@@ -56,7 +56,7 @@ def test_an_exact_flow_has_no_gap():
 def test_the_pool_does_not_depend_on_the_memory_it_may_take():
     target, flow = correlated_gaussian(DIM), random_flow(DIM, jr.key(0))
     whole = draw_pool(flow, whitened(target), jr.key(1), 101, 1)
-    small = draw_pool(flow, whitened(target), jr.key(1), 101, 1, 10_000)
+    small = draw_pool(flow, whitened(target), jr.key(1), 101, 1, 0, 10_000)
     for a, b in zip(whole, small, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(draw(flow, whitened(target), jr.key(1), 101, 1), whole.x, rtol=1e-5)

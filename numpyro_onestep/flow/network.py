@@ -3,45 +3,63 @@
 The network learns the residual of the score, r(y, tau, h) = y + grad log p_tau(y) at h -> 0, and
 at larger steps h the mean of that residual over the step.  r = 0 is exact where the target equals
 the base, and the last layer starts at zero, so an untrained flow is the base.
+
+The residual is split into s(y) y + t(y), coordinate by coordinate, and a step integrates the
+linear part exactly:
+    y e^{h s} + h t  =  y + h r,   r = y (e^{h s} - 1) / h + t.
+A scale that depends on another coordinate is what hierarchical models ask for (the funnel), and a
+factor e^{h s} cannot turn a coordinate round as 1 + h s can.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+
+# |h s| stays below: no step scales a coordinate by more than e^3.
+_LARGEST_LOG_SCALE = 3.0
+# Width of the random layers of the modulation by time and step size.
+_MODULATION_WIDTH = 32
 
 
 class ResidualVelocity(eqx.Module):
-    """Two hidden layers, each modulated by time and step size.
+    """One hidden layer, modulated by time and step size; scales s and shifts t come out.
 
     Time and step size enter by scale and shift of the hidden units alone, which do not depend on
     y: along a batch they are computed once.
 
     Args:
         dim: d, length of y.
-        width: units of each hidden layer.
+        width: units of the hidden layer.
         horizon: T, the largest time, by which times are scaled.
         rng_key: key of the random initial weights.
         dtype: type of the weights.
     """
 
     first: eqx.nn.Linear
-    second: eqx.nn.Linear
     last: eqx.nn.Linear
     modulation: eqx.nn.MLP
     horizon: float = eqx.field(static=True)
     width: int = eqx.field(static=True)
 
     def __init__(self, dim: int, width: int, horizon: float, rng_key: PRNGKeyArray, dtype):
-        keys = jr.split(rng_key, 4)
-        self.first = eqx.nn.Linear(dim, width, dtype=dtype, key=keys[0])
-        self.second = eqx.nn.Linear(width, width, dtype=dtype, key=keys[1])
-        last = eqx.nn.Linear(width, dim, dtype=dtype, key=keys[2])
-        self.last = jax.tree.map(jnp.zeros_like, last)
-        self.modulation = eqx.nn.MLP(
-            4, 4 * width, width_size=32, depth=1, activation=jax.nn.silu, dtype=dtype, key=keys[3]
+        # NumPy draws the weights: JAX would compile a second or so for it.
+        rng = np.random.default_rng(np.asarray(jr.bits(rng_key, (4,))))
+
+        def linear(num_in, num_out, scale):
+            layer = eqx.filter_eval_shape(eqx.nn.Linear, num_in, num_out, key=jr.key(0))
+            values = [scale * rng.standard_normal(shape.shape) for shape in _arrays(layer)]
+            return eqx.tree_at(_arrays, layer, [jnp.asarray(v, dtype) for v in values])
+
+        self.first = linear(dim, width, dim**-0.5)
+        self.last = linear(width, 2 * dim, 0.0)
+        modulation = eqx.filter_eval_shape(
+            eqx.nn.MLP, 4, 2 * width, _MODULATION_WIDTH, 1, jax.nn.silu, key=jr.key(0)
         )
+        layers = (linear(4, _MODULATION_WIDTH, 0.5), linear(_MODULATION_WIDTH, 2 * width, 0.1))
+        self.modulation = eqx.tree_at(lambda mlp: mlp.layers, modulation, layers)
         self.horizon = horizon
         self.width = width
 
@@ -49,13 +67,18 @@ class ResidualVelocity(eqx.Module):
         self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
     ) -> Float[Array, " d"]:
         """r(y, tau, h): the velocity to leave y at time tau with in one step of size h."""
-        modulation = self.modulation(self._features(tau, step_size)).reshape(4, self.width)
-        scale_1, shift_1, scale_2, shift_2 = modulation
-        hidden = jax.nn.silu((1 + scale_1) * self.first(y) + shift_1)
-        hidden = jax.nn.silu((1 + scale_2) * self.second(hidden) + shift_2)
-        return self.last(hidden)
+        scale, shift = jnp.split(self.modulation(self._features(tau, step_size)), 2)
+        hidden = jax.nn.silu((1 + scale) * self.first(y) + shift)
+        # The sum over the units keeps its size, and Adam its pace, at any width.
+        s, t = jnp.split(self.last(hidden) / self.width**0.5, 2)
+        log_scale = _LARGEST_LOG_SCALE * jnp.tanh(step_size * s / _LARGEST_LOG_SCALE)
+        return y * jnp.expm1(log_scale) / step_size + t
 
     def _features(self, tau, step_size) -> Float[Array, " 4"]:
         # The process changes fastest near time 0: the logarithms resolve that end.
         tau, step_size = tau / self.horizon, step_size / self.horizon
         return jnp.stack([tau, step_size, 0.3 * jnp.log(tau + 0.01), 0.3 * jnp.log(step_size)])
+
+
+def _arrays(layer: eqx.nn.Linear):
+    return [layer.weight, layer.bias]

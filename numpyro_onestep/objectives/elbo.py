@@ -22,10 +22,18 @@ from numpyro_onestep.flow import FlowMap
 
 
 class PathGradient(NamedTuple):
-    """The force on one draw and the draw's log weight (nats)."""
+    """The force on one draw, its log weight (nats), and the sign of the map's determinant there."""
 
     force: Float[Array, " d"]
     log_weight: Float[Array, ""]
+    sign: Float[Array, ""]
+
+
+class DrawWeights(NamedTuple):
+    """What a batch says beside its gradient."""
+
+    log_weight: Float[Array, " n"]
+    sign: Float[Array, " n"]
 
 
 def log_weight(
@@ -43,12 +51,15 @@ def path_gradient(
     jacobian, pull_back = jax.vjp(lambda at: flow.jacobian(at, num_steps), z)
     factors = lu_factor(jacobian)
     inverse = lu_solve(factors, jnp.eye(z.size, dtype=z.dtype))
-    log_det = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(factors[0]))))
+    diagonal, pivots = jnp.diagonal(factors[0]), factors[1]
+    log_det = jnp.sum(jnp.log(jnp.abs(diagonal)))
+    swaps = jnp.sum(pivots != jnp.arange(z.size))
+    sign = jnp.prod(jnp.sign(diagonal)) * (1 - 2 * (swaps % 2))
     (log_det_gradient,) = pull_back(inverse.T)
     x = flow(z, num_steps)
     energy, energy_gradient = jax.value_and_grad(potential)(x)
     force = inverse.T @ (-z - log_det_gradient) + energy_gradient
-    return PathGradient(force, -energy - standard_normal_log_density(z) + log_det)
+    return PathGradient(force, -energy - standard_normal_log_density(z) + log_det, sign)
 
 
 def elbo_loss(
@@ -57,8 +68,8 @@ def elbo_loss(
     z: Float[Array, "n d"],
     num_steps: int,
     force_clip: float = jnp.inf,
-) -> tuple[Float[Array, ""], Float[Array, " n"]]:
-    """A surrogate whose gradient is the path gradient of -ELBO, and the draws' log weights.
+) -> tuple[Float[Array, ""], DrawWeights]:
+    """A surrogate whose gradient is the path gradient of -ELBO, and the draws' weights.
 
     The surrogate's own value means nothing.  A force of norm above `force_clip` is scaled down to
     it: far out, where a potential is steep, a few draws would otherwise rule the batch.  A draw
@@ -66,10 +77,10 @@ def elbo_loss(
     """
 
     def frozen(at):
-        force, weight = path_gradient(flow, potential, at, num_steps)
+        force, weight, sign = path_gradient(flow, potential, at, num_steps)
         norm = jnp.linalg.norm(force)
         clipped = force * jnp.minimum(1.0, force_clip / jnp.maximum(norm, 1e-30))
-        return jnp.where(jnp.isfinite(norm), clipped, 0.0), weight
+        return jnp.where(jnp.isfinite(norm), clipped, 0.0), DrawWeights(weight, sign)
 
     forces, weights = jax.lax.stop_gradient(jax.vmap(frozen)(z))
     x = jax.vmap(lambda at: flow(at, num_steps))(z)
