@@ -141,6 +141,27 @@ def brownian(y):
             numpyro.sample(f"y{t:02d}", dist.Normal(x, noise), obs=y[t])
 
 
+def funnel():
+    """Neal's funnel in ten dimensions; its log evidence is 0."""
+    v = numpyro.sample("v", dist.Normal(0, 3))
+    numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([9]).to_event(1))
+
+
+def _funnel_parameters(sites):
+    # The plain sd of x, whose fourth moment is astronomical, cannot be compared by 4000 draws.
+    return jnp.concatenate([sites["v"][:, None], jnp.arcsinh(sites["x"])], axis=-1)
+
+
+def horseshoe(X, y):
+    """A linear regression with a horseshoe prior, non-centred."""
+    tau = numpyro.sample("tau", dist.HalfCauchy(1))
+    lam = numpyro.sample("lam", dist.HalfCauchy(1).expand([X.shape[1]]).to_event(1))
+    z = numpyro.sample("z", dist.Normal(0, 1).expand([X.shape[1]]).to_event(1))
+    beta = numpyro.deterministic("beta", tau * lam * z)
+    sigma = numpyro.sample("sigma", dist.HalfNormal(2))
+    numpyro.sample("y", dist.Normal(X @ beta, sigma), obs=y)
+
+
 def _columns(*names):
     """Sites in this order, log-transformed where the name ends in '+' (positive sites)."""
 
@@ -223,6 +244,8 @@ POSTERIORS = {
         Posterior("sonar", _logistic(1.0), ("X", "y"), _columns("w"), -108.368),
         Posterior("credit", _logistic(10.0), ("X", "y"), _columns("w"), -585.096),
         Posterior("cancer", _logistic(10.0), ("X", "y"), _columns("w"), -77.57),
+        Posterior("funnel", funnel, (), _funnel_parameters, 0.0),
+        Posterior("horseshoe", horseshoe, ("X", "y"), _columns("beta", "tau+", "lam+", "sigma+")),
         Posterior("brownian", brownian, ("y",), _columns(*_brownian_sites), 1.17),
     )
 }

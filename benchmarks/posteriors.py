@@ -1,114 +1,46 @@
 """Accuracy and time on the reference posteriors, beside what else a NumPyro user would pick.
 
-    python -m benchmarks.posteriors [--posteriors seeds ...] [--methods onestep nuts mvn iaf bnaf]
-                                    [--seeds 0 1 2] [--output benchmarks/results/posteriors.json]
+    python -m benchmarks.posteriors [--posteriors seeds ...] [--methods onestep nuts iaf ...]
+                                    [--seeds 0 1 2] [--resume]
 
 Each posterior and method runs in a process of its own, seeds one after another with caches
-cleared, so that every time includes compilation. Writes one JSON and docs/posteriors.md.
+cleared, so that every time but the warm ones includes compilation.  Results are written after
+each; --resume keeps those already there.  benchmarks.report then makes tables and pictures.
 """
 
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
-import time
-import warnings
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
 import numpy as np
-from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO, autoguide
-from numpyro.optim import Adam
 
-from benchmarks.models import POSTERIORS, Posterior
-from numpyro_onestep import OneStep
+from benchmarks.methods import METHODS
+from benchmarks.models import POSTERIORS
 
 ROOT = Path(__file__).parent.parent
-GUIDES = {
-    "mvn": autoguide.AutoMultivariateNormal,
-    "iaf": autoguide.AutoIAFNormal,
-    "bnaf": autoguide.AutoBNAFNormal,
-}
-METHODS = ("onestep", "nuts", *GUIDES)
-NUM_DRAWS = 4000
-
-
-def run_onestep(posterior: Posterior, key) -> tuple[dict, dict]:
-    """OneStep at default settings."""
-    sampler = OneStep(posterior.model, progress_bar=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are recorded below
-        sampler.run(key, *posterior.args())
-    clock = time.perf_counter()
-    jax.block_until_ready(sampler.sample(jax.random.key(1), 100_000))
-    further = time.perf_counter() - clock
-    figures = {
-        "elbo": sampler.elbo,
-        "log_evidence": sampler.log_evidence,
-        "pareto_k": sampler.pareto_k,
-        "ess": sampler.ess / sampler.settings.num_pool,
-        "folded_share": sampler.folded_share,
-        "iterations": len(sampler.losses),
-        "warnings": sampler.messages,
-        "seconds_by_part": sampler.seconds,
-        "seconds_100k_further": further,
-    }
-    return sampler.get_samples(), figures
-
-
-def run_nuts(posterior: Posterior, key) -> tuple[dict, dict]:
-    """NUTS, 4 chains of 1000 + 1000, vectorised."""
-    mcmc = MCMC(
-        NUTS(posterior.model),
-        num_warmup=1000,
-        num_samples=1000,
-        num_chains=4,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
-    mcmc.run(key, *posterior.args(), extra_fields=("diverging",))
-    draws = jax.block_until_ready(mcmc.get_samples())
-    return draws, {"divergences": int(mcmc.get_extra_fields()["diverging"].sum())}
-
-
-def run_guide(name: str, posterior: Posterior, key) -> tuple[dict, dict]:
-    """An autoguide by SVI: 5000 steps of 32 particles, Adam at 5e-3."""
-    guide = GUIDES[name](posterior.model)
-    svi = SVI(posterior.model, guide, Adam(5e-3), Trace_ELBO(num_particles=32))
-    result = svi.run(key, 5000, *posterior.args(), progress_bar=False)
-    loss = Trace_ELBO(num_particles=NUM_DRAWS).loss(
-        jax.random.key(1), result.params, posterior.model, guide, *posterior.args()
-    )
-    draws = guide.sample_posterior(
-        jax.random.key(2), result.params, *posterior.args(), sample_shape=(NUM_DRAWS,)
-    )
-    return jax.block_until_ready(draws), {"elbo": -float(loss)}
+OUTPUT = ROOT / "benchmarks" / "results" / "posteriors.json"
+PACKAGES = ("numpyro_onestep", "numpyro", "jax", "jaxlib", "equinox", "optax", "arviz", "blackjax")
 
 
 def measure(name: str, method: str, seed: int) -> dict:
     """One run, compilation included, and its errors against the reference."""
     posterior = POSTERIORS[name]
+    about = {"posterior": name, "method": method, "seed": seed}
     jax.clear_caches()
-    clock = time.perf_counter()
-    key = jax.random.key(seed)
-    if method == "onestep":
-        draws, figures = run_onestep(posterior, key)
-        seconds = sum(figures["seconds_by_part"].values())
-    elif method == "nuts":
-        draws, figures = run_nuts(posterior, key)
-        seconds = time.perf_counter() - clock
-    else:
-        draws, figures = run_guide(method, posterior, key)
-        seconds = time.perf_counter() - clock
+    try:
+        draws, figures = METHODS[method](posterior, jax.random.key(seed), jax.random.key(seed + 99))
+    except Exception as error:
+        return {**about, "error": f"{type(error).__name__}: {error}"[:300]}
     mean, sd, _ = posterior.reference()
     values = np.asarray(posterior.parameters(draws), np.float64)
     figures |= {
-        "posterior": name,
-        "method": method,
-        "seed": seed,
-        "seconds": seconds,
+        **about,
         "mean_error": float(np.abs((values.mean(0) - mean) / sd).max()),
         "log_sd_error": float(np.abs(np.log(values.std(0) / sd)).max()),
     }
@@ -119,54 +51,34 @@ def measure(name: str, method: str, seed: int) -> dict:
     return figures
 
 
-def table(results: list[dict]) -> str:
-    """A Markdown table: medians over seeds, with the range where it matters."""
-    lines = [
-        "| posterior | method | seconds | gap (nats) | log Z error | mean (sd) | log sd | "
-        "Pareto k | ESS | warned |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-
-    def shown(rows, figure, digits):
-        values = [row[figure] for row in rows if figure in row]
-        if not values:
-            return ""
-        text = f"{np.median(values):.{digits}f}"
-        if len(values) > 1:
-            text += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"
-        return text
-
-    for name in POSTERIORS:
-        for method in METHODS:
-            rows = [r for r in results if (r["posterior"], r["method"]) == (name, method)]
-            if not rows:
-                continue
-            warned = sum(bool(row.get("warnings")) for row in rows)
-            cells = [
-                name,
-                method,
-                shown(rows, "seconds", 1),
-                shown(rows, "elbo_gap", 3),
-                shown(rows, "log_evidence_gap", 3),
-                shown(rows, "mean_error", 3),
-                shown(rows, "log_sd_error", 3),
-                shown(rows, "pareto_k", 2),
-                shown(rows, "ess", 2),
-                f"{warned} of {len(rows)}" if method == "onestep" else "",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def machine() -> dict:
+    """Versions, and the kind of machine."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
 
 
 def main() -> None:
     """Run everything asked for, or one posterior and method when called as a child."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--posteriors", nargs="+", default=list(POSTERIORS), choices=POSTERIORS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "posteriors.json"
-    )
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--resume", action="store_true", help="keep what the output holds")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -175,42 +87,35 @@ def main() -> None:
         return
 
     results = []
-    for name in options.posteriors:
-        for method in options.methods:
+    if options.resume and options.output.exists():
+        results = json.loads(options.output.read_text())["results"]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    for method in options.methods:
+        for name in options.posteriors:
+            had = {r["seed"] for r in results if (r["posterior"], r["method"]) == (name, method)}
+            seeds = [seed for seed in options.seeds if seed not in had]
+            if not seeds:
+                continue
             command = [sys.executable, "-m", "benchmarks.posteriors", "--child"]
-            command += ["--posteriors", name, "--methods", method, "--seeds"]
-            command += [str(seed) for seed in options.seeds]
+            command += ["--posteriors", name, "--methods", method, "--seeds", *map(str, seeds)]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
             if done.returncode:
                 print(done.stderr[-2000:], file=sys.stderr)
             results += rows
             for row in rows:
-                print(
-                    f"{name:24s}{method:8s}seed {row['seed']}  {row['seconds']:6.1f} s  "
-                    f"gap {row.get('elbo_gap', float('nan')):7.3f}  "
-                    f"mean {row['mean_error']:.3f}  log sd {row['log_sd_error']:.3f}",
-                    flush=True,
+                text = row.get("error") or (
+                    f"{row['seconds']:6.1f} s  gap {row.get('elbo_gap', float('nan')):7.3f}  "
+                    f"mean {row['mean_error']:.3f}  log sd {row['log_sd_error']:.3f}  "
+                    f"{'; '.join(w[:30] for w in row.get('warnings', []))}"
                 )
-    packages = ("numpyro_onestep", "numpyro", "jax", "optax", "arviz")
-    about = {
-        "versions": {package: version(package) for package in packages},
-        "device": str(jax.devices()[0]),
-        "cores": len(os.sched_getaffinity(0)),
-        "seeds": options.seeds,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"about": about, "results": results}, indent=1))
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-    (ROOT / "docs" / "posteriors.md").write_text(
-        "# Reference posteriors\n\nMade by `python -m benchmarks.posteriors`; medians and ranges "
-        f"over seeds {options.seeds}. Seconds include compilation, on {about['cores']} cores of "
-        f"{about['device']}. {versions}.\n\ngap = log Z - ELBO; log Z error = log Z - estimate; "
-        "mean and log sd: largest error of any parameter against the reference (a Monte Carlo "
-        "error of about 0.04 is expected of 4000 draws); ESS: share of the pool.\n\n"
-        + table(results)
-        + "\n"
-    )
+                print(f"{name:24s}{method:11s}seed {row['seed']}  {text}", flush=True)
+            options.output.write_text(
+                json.dumps({"about": machine(), "results": results}, indent=1)
+            )
+    from benchmarks.report import write  # matplotlib is wanted only here
+
+    write(options.output)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the mode of a hierarchical model may lie at infinity.  So it starts at several p
 descent, as Pathfinder does (Zhang et al., JMLR 2022), and the best ELBO wins.
 """
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -64,6 +65,11 @@ class WhitenedPotential(eqx.Module):
 def standard_normal_log_density(z: Float[Array, " d"]) -> Float[Array, ""]:
     """Log N(z; 0, I)."""
     return -0.5 * jnp.sum(z**2) - 0.5 * z.size * jnp.log(2 * jnp.pi)
+
+
+def wide_scale(d: int) -> float:
+    """Standard deviation of draws somewhat wider than the base: a unit of radius more, at any d."""
+    return 1 + 1 / math.sqrt(d)
 
 
 class BaseFit(NamedTuple):

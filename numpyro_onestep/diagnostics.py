@@ -4,9 +4,11 @@ import math
 import warnings
 
 from numpyro_onestep.evidence import Evidence
+from numpyro_onestep.settings import Settings
 from numpyro_onestep.training import TrainingResult
 
-
+# Up to this k the weights' mean converges as if their variance were finite.
+GOOD_PARETO_K = 0.5
 # A fold counts the weight around it twice: this much of it moves the log evidence by a few times
 # 0.001 nats, below its Monte Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
@@ -29,9 +31,18 @@ def verdict(evidence: Evidence) -> str:
     k, threshold = evidence.pareto_k, pareto_k_threshold(evidence.num_draws)
     if k > threshold:
         return "do not trust: the flow misses part of the posterior's tails"
-    if k > 0.5:
+    if k > GOOD_PARETO_K:
         return "usable: weights are heavy-tailed, but smoothing handles them"
     return "good: the flow covers what it visits, and the weights are reliable"
+
+
+def draws_line(settings: Settings, num_flow_steps: int, moved: bool) -> str:
+    """How the draws came about."""
+    steps = f"{num_flow_steps} flow step{'s' if num_flow_steps > 1 else ''} each"
+    if settings.correction is None:
+        return f"{settings.num_samples} of the flow's own, {steps}"
+    line = f"{settings.num_samples} resampled from {settings.num_pool}, {steps}"
+    return line + (f", then moved by {settings.num_moves} steps of HMC" if moved else "")
 
 
 def training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
@@ -63,7 +74,7 @@ def check(
         found.append(
             f"Pareto k is {evidence.pareto_k:.2f}, above {threshold:.2f}: a few draws carry the "
             "weights, so the corrected draws and the log evidence may be wrong. Train longer "
-            "(max_steps=), widen the network (width=), take num_flow_steps=2 or 4, reparameterise "
+            "(max_steps=), widen the network (width=), take num_flow_steps=4, reparameterise "
             "the model, or compare with NUTS."
         )
     if capped_share > 0.01:
@@ -77,7 +88,7 @@ def check(
         found.append(
             f"The map folds: its determinant is negative at {folded:.2%} of the draws or of their "
             "weight, so two draws may share a point, and neither the ELBO nor the log evidence is "
-            "a bound. Take num_flow_steps=2 or 4, or a smaller learning_rate."
+            "a bound. Take num_flow_steps=4, or a smaller learning_rate."
         )
     if evidence.num_non_finite > 0:
         found.append(

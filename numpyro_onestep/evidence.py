@@ -23,18 +23,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from scipy.special import logsumexp
 
-from numpyro_onestep.base import WhitenedPotential, standard_normal_log_density
+from numpyro_onestep.base import WhitenedPotential, standard_normal_log_density, wide_scale
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
 
 # Larger batches are no faster, and batches of ten thousand Cholesky factors were seen to block
 # for ever on XLA's CPU thread pool (jaxlib 0.10.2, two cores).
 _LARGEST_BATCH = 1000
-
-
-# Standard deviation of the wider draws: about two units of radius more, at any d.
-def _wide_scale(d: int) -> float:
-    return 1 + 1 / math.sqrt(d)
 
 
 class Pool(NamedTuple):
@@ -93,7 +88,7 @@ def draw_pool(
     key gives the same draws as `draw`, the wider ones apart.
     """
     z = _noise(rng_key, num, potential)
-    own, share, wide = jnp.arange(num) < num - num_wide, num_wide / num, _wide_scale(z.shape[1])
+    own, share, wide = jnp.arange(num) < num - num_wide, num_wide / num, wide_scale(z.shape[1])
     z = jnp.where(own[:, None], z, wide * z)
 
     def one(at):
@@ -120,15 +115,17 @@ def _noise(rng_key, num, potential):
     return jr.normal(rng_key, (num, loc.size), loc.dtype)
 
 
-def map_in_batches(function: Callable, values: Float[Array, "n d"], limit: int) -> PyTree:
+def map_in_batches(function: Callable, values: PyTree, limit: int) -> PyTree:
     """`jax.vmap(function)(values)`, at most `limit` of them at a time.
 
     Batches are of one size, the last one padded: `jax.lax.map` compiles a remainder once more.
     """
-    n = len(values)
+    n = len(jax.tree.leaves(values)[0])
     num_batches = -(-n // min(limit, n))
     size = -(-n // num_batches)
-    padded = jnp.resize(values, (num_batches * size, values.shape[1]))
+    padded = jax.tree.map(
+        lambda leaf: jnp.resize(leaf, (num_batches * size, *leaf.shape[1:])), values
+    )
     results = jax.lax.map(function, padded, batch_size=size)
     return jax.tree.map(lambda leaf: leaf[:n], results)
 
@@ -195,4 +192,3 @@ def _psislw(log_weights):
         return arviz.psislw(log_weights)
     # ArviZ 1.x takes log likelihoods, whose negatives are the log weights of leaving one out.
     return import_module("arviz_stats.base").array_stats.psislw(-log_weights)
-

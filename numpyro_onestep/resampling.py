@@ -35,7 +35,7 @@ def resample(
         certain |= inclusion >= 1
 
     # NumPy's generator, seeded by the key: permuting in JAX would compile for every size.
-    rng = np.random.default_rng(np.asarray(jr.bits(rng_key, (4,))))
+    rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
     order = rng.permutation(len(weights))
     edges = np.cumsum(inclusion[order])
     edges *= num / edges[-1]

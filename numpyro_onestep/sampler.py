@@ -1,8 +1,9 @@
 """`OneStep`: the inference class.  It assembles the other files and holds no mathematics."""
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from numpyro_onestep.base import BaseFit, WhitenedPotential, fit_base
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.evidence import Evidence, Pool, draw, draw_pool, map_in_batches, summarise
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
+from numpyro_onestep.moves import move
 from numpyro_onestep.potential import (
     AbstractPotential,
     ModelPotential,
@@ -32,6 +34,10 @@ from numpyro_onestep.training import TrainingResult, train
 
 # Draws constrained at a time: bounds the memory that a model's deterministic sites may take.
 _CONSTRAIN_BATCH = 1000
+# Share of the pool below which one step more is tried, where the step budget is free.
+_ENOUGH_ESS = 0.25
+# Nats between the log evidence and the ELBO.
+_NEGLIGIBLE_GAP = 0.01
 
 
 @dataclass
@@ -46,11 +52,14 @@ class _Run:
     base_fit: BaseFit
     training: TrainingResult
     seconds: dict[str, float] = field(default_factory=dict)
+    num_flow_steps: int = 1
     pool: Pool | None = None
     evidence: Evidence | None = None
     smoothed: np.ndarray | None = None
     chosen: np.ndarray | None = None
     capped_share: float = 0.0
+    x: Any = None
+    moved: bool = False
     samples: PyTree = None
     messages: list[str] = field(default_factory=list)
 
@@ -133,7 +142,8 @@ class OneStep:
         """
         _require_key(rng_key)
         settings, seconds = self.settings, {}
-        key_init, key_base, key_flow, key_train, key_pool, key_choice = jr.split(rng_key, 6)
+        keys = jr.split(rng_key, 7)
+        key_init, key_base, key_flow, key_train, key_pool, key_choice, key_move = keys
 
         clock = time.perf_counter()
         potential, start, sites = self._potential(key_init, args, kwargs, init_params)
@@ -142,32 +152,54 @@ class OneStep:
         whitened = WhitenedPotential(potential, base_fit.base)
         clock = _lap(seconds, "base", clock)
         flow = _initial_flow(start, key_flow, settings)
-        training = train(flow, whitened, key_train, settings)
-        clock = _lap(seconds, "training", clock)
-
-        # From here on the trained flow is safe, whatever happens to the draws.
-        run = _Run(args, kwargs, init_params, sites, whitened, base_fit, training, seconds)
-        self._last = run
-        pool = draw_pool(
-            training.flow,
-            whitened,
-            key_pool,
-            settings.num_pool,
-            settings.num_flow_steps,
-            settings.num_wide,
-            settings.batch_bytes,
-        )
-        run.pool = pool
-        run.evidence, run.smoothed = summarise(pool)
+        attempts = []
+        for num_steps in settings.step_budgets:
+            attempt = replace(settings, num_flow_steps=num_steps)
+            training = train(flow, whitened, jr.fold_in(key_train, num_steps), attempt)
+            clock = _lap(seconds, "training", clock)
+            # From here on the trained flow is safe, whatever happens to the draws.
+            run = _Run(args, kwargs, init_params, sites, whitened, base_fit, training, seconds)
+            run.num_flow_steps = num_steps
+            self._last = run
+            pool = draw_pool(
+                training.flow,
+                whitened,
+                key_pool,
+                settings.num_pool,
+                num_steps,
+                settings.num_wide,
+                settings.batch_bytes,
+            )
+            run.pool = pool
+            run.evidence, run.smoothed = summarise(pool)
+            clock = _lap(seconds, "draws", clock)
+            attempts.append(run)
+            enough = run.evidence.ess >= _ENOUGH_ESS * settings.num_pool
+            if enough or training.interrupted:
+                break
+        self._last = run = max(attempts, key=lambda run: run.evidence.elbo)
+        training, pool = run.training, run.pool
         run.chosen = np.arange(settings.num_samples)
         if settings.correction == "psis" and np.isfinite(run.evidence.log_evidence):
             run.chosen, run.capped_share = resample(key_choice, run.smoothed, settings.num_samples)
-        run.samples = jax.block_until_ready(self._constrain(pool.x[run.chosen]))
+        run.x = pool.x[run.chosen]
+        if self._needs_moves(run.evidence):
+            run.moved = True
+            run.x = move(whitened, run.x, key_move, settings.num_moves)
+        run.samples = jax.block_until_ready(self._constrain(run.x))
         _lap(seconds, "draws", clock)
         run.messages = diagnostics.check(
             run.evidence, training, float(base_fit.elbo), run.capped_share
         )
         diagnostics.warn(run.messages, stacklevel=2)
+
+    def _needs_moves(self, evidence: Evidence) -> bool:
+        settings = self.settings
+        heavy = evidence.pareto_k > diagnostics.GOOD_PARETO_K
+        # Where the gap is next to nothing, so is the mass that any tail can lack.
+        gap = evidence.log_evidence - evidence.elbo
+        wanted = settings.correction == "psis" and settings.num_moves > 0
+        return wanted and heavy and _NEGLIGIBLE_GAP < gap < math.inf
 
     def _potential(
         self, rng_key, args, kwargs, init_params
@@ -188,7 +220,8 @@ class OneStep:
         """Equally weighted posterior draws: `{site: (num_samples, *shape)}`.
 
         Constrained, deterministic sites included; with `potential_fn`, a pytree like
-        `init_params`.  Drawn from the pool by its smoothed weights unless `correction=None`.
+        `init_params`.  Drawn from the pool by its smoothed weights unless `correction=None`, and
+        moved by short Markov chains where those weights are heavy-tailed (`num_moves`).
 
         Args:
             group_by_chain: put an axis of one chain first, as MCMC does. Default False.
@@ -207,7 +240,7 @@ class OneStep:
         return self._constrain(run.pool.x), np.asarray(run.pool.log_weight)
 
     def sample(self, rng_key: PRNGKeyArray, num_samples: int) -> PyTree:
-        """Further draws from the trained flow: one network evaluation each, no training.
+        """Further draws from the trained flow: `num_flow_steps` evaluations each, no training.
 
         These are the flow's own draws, without correction: where `pareto_k` is poor, raise
         `num_samples` in the constructor instead.
@@ -221,7 +254,7 @@ class OneStep:
         """
         _require_key(rng_key)
         run = self._trained()
-        steps = self.settings.num_flow_steps
+        steps = run.num_flow_steps
         return self._constrain(draw(run.training.flow, run.potential, rng_key, num_samples, steps))
 
     def evaluate(
@@ -285,6 +318,11 @@ class OneStep:
         return self._evidence.folded_share
 
     @property
+    def num_flow_steps(self) -> int:
+        """Network evaluations that each draw takes."""
+        return self._trained().num_flow_steps
+
+    @property
     def losses(self) -> Float[np.ndarray, " iterations"]:
         """The bound on minus the log evidence at every training iteration (nats)."""
         return self._trained().training.losses
@@ -344,6 +382,7 @@ class OneStep:
             ("", diagnostics.verdict(evidence)),
             ("ESS of weights", f"{self.ess:.0f} of {evidence.num_draws} draws"),
             ("map folds at", f"{self.folded_share:.2%} of draws"),
+            ("draws", diagnostics.draws_line(self.settings, run.num_flow_steps, run.moved)),
             ("training", diagnostics.training_line(run.training, run.seconds)),
         ]
         for name, value in rows:
@@ -356,16 +395,21 @@ class OneStep:
         """The results as ArviZ data: `InferenceData` under ArviZ 0.x, `DataTree` under 1.x.
 
         Groups: `posterior` (chain, draw and the plates' dimensions), `sample_stats` (`lp`, the
-        unnormalised log density of the unconstrained draw; `log_q`, the flow's; `log_weight`,
-        that of the pool; nats), and for a model `log_likelihood` and `observed_data`.  Attributes: `elbo`,
-        `log_evidence`, their standard errors, `pareto_k`, `ess`, times in seconds, versions.
+        unnormalised log density of the unconstrained draw; and unless they were moved `log_q`, the
+        flow's, and `log_weight`, their difference; nats), and for a model `log_likelihood` and
+        `observed_data`.  Attributes: `elbo`, `log_evidence`, their standard errors, `pareto_k`,
+        `ess`, times in seconds, versions.
         """
         run = self._ran()
         assert run.pool is not None
         posterior = {name: np.asarray(value) for name, value in flatten_names(run.samples).items()}
-        pool = jax.tree.map(lambda leaf: np.asarray(leaf)[run.chosen], run.pool)
-        stats = {"lp": pool.log_density, "log_q": pool.log_q, "log_weight": pool.log_weight}
         potential = run.potential.potential
+        if run.moved:
+            stats = {"lp": _log_density(potential, run.x)}
+        else:
+            pool = jax.tree.map(lambda leaf: np.asarray(leaf)[run.chosen], run.pool)
+            log_weight = pool.log_density - pool.log_q
+            stats = {"lp": pool.log_density, "log_q": pool.log_q, "log_weight": log_weight}
         likelihood, observed = {}, {}
         if isinstance(potential, ModelPotential):
             likelihood = log_likelihood(potential, run.samples, run.args, run.kwargs)
@@ -382,6 +426,11 @@ class OneStep:
             **inference_data.versions(),
         }
         return inference_data.build(posterior, stats, likelihood, observed, dims, attrs)
+
+
+@compiled
+def _log_density(potential: AbstractPotential, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    return -map_in_batches(potential, x, _CONSTRAIN_BATCH)
 
 
 @compiled
@@ -417,5 +466,5 @@ def _require_key(rng_key: Any) -> None:
 
 def _lap(seconds: dict[str, float], name: str, since: float) -> float:
     now = time.perf_counter()
-    seconds[name] = now - since
+    seconds[name] = seconds.get(name, 0.0) + now - since
     return now

@@ -15,9 +15,12 @@ class Settings:
 
     - `num_samples`: posterior draws that `run` leaves behind. Default 4000.
     - `num_flow_steps`: steps k of the deterministic flow that makes a draw: one network evaluation
-      each. Must divide `num_grid_steps`. Default 1.
+      each. Must divide `num_grid_steps`. Default None: 1, and where the weights of its pool are
+      worth less than a quarter of it, training begins again with 2.
     - `correction`: `"psis"` (default) draws a pool, weighs it exactly, Pareto-smooths the weights
       and resamples without replacement; `None` returns the flow's own draws.
+    - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
+      above 0.5 and the gap above 0.01 nats; 0 leaves them where they are. Default 25.
     - `pool_size`: draws weighed for the evidence and the correction. Default 10 a sample.
     - `batch_bytes`: memory that one batch of Jacobians may take. Default 64 MiB.
     - `progress_bar`: show one while training. Default True.
@@ -46,8 +49,8 @@ class Settings:
     - `tolerance`: rise of the ELBO over the last quarter of the iterations, its noise added, below
       which training has converged (nats). Default 0.01.
     - `batch_size`: draws an iteration. Default 32.
-    - `tail_fraction`: share of each batch that is drawn a little wider than the base, so that the
-      flow is also right where its draws are rare. Default 0.25.
+    - `tail_fraction`: share of each batch that follows Langevin chains instead of the base, so that
+      the flow is also right where its draws are rare. Default 0.25.
     - `force_clip`: largest norm of a draw's force, in whitened units. Default 10.
 
     **Both stages**
@@ -60,8 +63,9 @@ class Settings:
     """
 
     num_samples: int = 4000
-    num_flow_steps: int = 1
+    num_flow_steps: int | None = None
     correction: Correction = "psis"
+    num_moves: int = 25
     pool_size: int | None = None
     batch_bytes: int = 2**26
     progress_bar: bool = True
@@ -91,7 +95,6 @@ class Settings:
     def __post_init__(self):
         for name in (
             "num_samples",
-            "num_flow_steps",
             "num_grid_steps",
             "width",
             "batch_bytes",
@@ -107,12 +110,13 @@ class Settings:
             _require(name, getattr(self, name), "zero or a positive number", lambda v: v >= 0)
         for name in ("ema_decay", "tail_fraction"):
             _require(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
-        _require(
-            "num_distillation_steps",
-            self.num_distillation_steps,
-            "zero or a positive integer",
-            lambda v: v == 0 or _is_count(v),
-        )
+        for name in ("num_distillation_steps", "num_moves"):
+            _require(
+                name,
+                getattr(self, name),
+                "zero or a positive integer",
+                lambda v: v == 0 or _is_count(v),
+            )
         _require("correction", self.correction, "'psis' or None", lambda v: v in ("psis", None))
         _require(
             "num_grid_steps",
@@ -123,8 +127,8 @@ class Settings:
         _require(
             "num_flow_steps",
             self.num_flow_steps,
-            f"a divisor of num_grid_steps={self.num_grid_steps}",
-            lambda v: self.num_grid_steps % v == 0,
+            f"None or a divisor of num_grid_steps={self.num_grid_steps}",
+            lambda v: v is None or (_is_count(v) and self.num_grid_steps % v == 0),
         )
         if self.pool_size is not None:
             _require(
@@ -138,6 +142,22 @@ class Settings:
     def num_pool(self) -> int:
         """Draws that are weighed for the evidence and the correction."""
         return 10 * self.num_samples if self.pool_size is None else self.pool_size
+
+    @property
+    def step_budgets(self) -> tuple[int, ...]:
+        """The numbers of flow steps to try, one after the other."""
+        free = (1, 2) if self.num_grid_steps > 1 else (1,)
+        return free if self.num_flow_steps is None else (self.num_flow_steps,)
+
+    @property
+    def num_chains(self) -> int:
+        """Langevin chains in each batch of the evidence stage."""
+        return int(self.tail_fraction * self.batch_size)
+
+    @property
+    def num_own(self) -> int:
+        """The flow's own draws in each batch of the evidence stage."""
+        return self.batch_size - self.num_chains
 
     @property
     def num_wide(self) -> int:

@@ -19,10 +19,11 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
-from numpyro_onestep.base import WhitenedPotential
+from numpyro_onestep.base import WhitenedPotential, wide_scale
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.objectives import (
+    DrawWeights,
     elbo_loss,
     path_loss,
     state_consistency_loss,
@@ -39,6 +40,10 @@ _CHUNK = 100
 _FEWEST_STEPS = 1000
 # Where the map folds, training goes back to the teacher and on at this share of its pace.
 _PACE_AFTER_FOLD = 0.7
+# Time that a Langevin chain takes a step of: a fifth of what it takes to forget its place.
+_LANGEVIN_STEP = 0.2
+# A rise of this share of the remaining gap is slow: twice the time would not gain half of it.
+_RELATIVE_TOLERANCE = 0.2
 # Cooling lasts half as long as the constant phase before it.
 _COOLING_SHARE = 1 / 3
 
@@ -50,6 +55,7 @@ class TrainingState(eqx.Module):
     teacher: FlowMap  # the moving average of the flow
     optimiser: optax.OptState
     pace: Float[Array, ""]  # factor on the learning rate
+    chains: Float[Array, "m d"]  # Langevin chains in z, for the evidence stage
 
 
 class Records(NamedTuple):
@@ -123,7 +129,7 @@ def _run_stage(
     total = settings.max_steps if stage == "evidence" else settings.num_distillation_steps
     num_cooling = int(total * _COOLING_SHARE)
     num_constant = total - num_cooling
-    state = initial_state(result.flow, settings)
+    state = initial_state(result.flow, potential, rng_key, settings)
     chunks: list[Records] = []
 
     with tqdm(total=total, desc=stage, unit="it", disable=not settings.progress_bar) as bar:
@@ -149,11 +155,15 @@ def _run_stage(
             state = advance(state, np.full(count, settings.learning_rate, np.float32))
             done += count
             if stage == "evidence":
-                rise, noise = recent_rise(result.records[stage].loss)
+                rise, noise, spread = recent_rise(result.records[stage].loss)
+                # The gap is about half the variance of the log weights.
+                gap = 0.5 * settings.num_own * spread**2
+                share = min(_RELATIVE_TOLERANCE * gap, 2 * settings.tolerance)
+                tolerance = max(settings.tolerance, share)
                 result.final_rise = rise
-                result.converged = rise + noise < settings.tolerance
+                result.converged = rise + noise < tolerance
                 result.judged = math.isfinite(rise)
-                result.still_rising = rise - noise > settings.tolerance
+                result.still_rising = rise - noise > tolerance
                 if result.converged:
                     num_cooling = math.ceil(done / _CHUNK / 2) * _CHUNK
                     bar.total = done + num_cooling
@@ -163,33 +173,38 @@ def _run_stage(
             state = advance(state, rates[begin : begin + _CHUNK])
 
 
-def recent_rise(losses: np.ndarray) -> tuple[float, float]:
+def recent_rise(losses: np.ndarray) -> tuple[float, float, float]:
     """Rise of the bound from the third quarter of the iterations to the last, and its noise.
 
     Medians, since a single draw far out can make an iteration's estimate meaningless.  A window
     that grows with the run sees slow progress which one of fixed length would take for noise.
 
     Returns:
-        The rise and its standard error (nats); infinite where there are too few iterations.
+        The rise, its standard error, and the standard deviation of the last quarter (nats); the
+        rise is infinite where there are too few iterations.
     """
     n = len(losses)
     if n < _FEWEST_STEPS:
-        return math.inf, 0.0
+        return math.inf, 0.0, 0.0
     older, newer = losses[n // 2 : 3 * n // 4], losses[3 * n // 4 :]
     older, newer = older[np.isfinite(older)], newer[np.isfinite(newer)]
     if min(len(older), len(newer)) < 2:
-        return math.inf, 0.0
+        return math.inf, 0.0, 0.0
     spread = [np.subtract(*np.percentile(part, [75, 25])) / 1.349 for part in (older, newer)]
     # 1.25 / sqrt(n): standard error of a median of n normal draws.
     noise = 1.25 * math.hypot(spread[0] / len(older) ** 0.5, spread[1] / len(newer) ** 0.5)
-    return float(np.median(older) - np.median(newer)), noise
+    return float(np.median(older) - np.median(newer)), noise, float(spread[1])
 
 
-def initial_state(flow: FlowMap, settings: Settings) -> TrainingState:
+@compiled  # as one program: array by array it would be a dozen
+def initial_state(
+    flow: FlowMap, potential: WhitenedPotential, rng_key: PRNGKeyArray, settings: Settings
+) -> TrainingState:
     """A state to begin a stage with: the teacher is the flow itself."""
     optimiser = _optimiser(settings)
     opt_state = optimiser.init(eqx.filter(flow, eqx.is_inexact_array))
-    return TrainingState(flow, flow, opt_state, jnp.ones(()))
+    chains = _base_noise(rng_key, settings.num_chains, potential)
+    return TrainingState(flow, flow, opt_state, jnp.ones(()), chains)
 
 
 def _optimiser(settings: Settings) -> optax.GradientTransformation:
@@ -216,9 +231,9 @@ def run_chunk(
         state = eqx.combine(dynamic, static)
 
         def total(flow):
-            return losses(flow, state.teacher, potential, key, settings)
+            return losses(flow, state, potential, key, settings)
 
-        gradient, records = eqx.filter_grad(total, has_aux=True)(state.flow)
+        gradient, (records, chains) = eqx.filter_grad(total, has_aux=True)(state.flow)
         updates, opt_state = optimiser.update(
             gradient, state.optimiser, eqx.filter(state.flow, eqx.is_inexact_array)
         )
@@ -231,7 +246,7 @@ def run_chunk(
         skipped = ~optax.tree.get(opt_state, "last_finite")
         records = records._replace(non_finite=records.non_finite + skipped)
         teacher = _average(state.teacher, flow, settings.ema_decay)
-        new = TrainingState(flow, teacher, opt_state, pace)
+        new = TrainingState(flow, teacher, opt_state, pace, chains)
         return eqx.filter(new, eqx.is_array), records
 
     dynamic, static = eqx.partition(state, eqx.is_array)
@@ -248,50 +263,67 @@ def _average(teacher: FlowMap, student: FlowMap, decay: float) -> FlowMap:
 
 
 def _choose(condition, new, old):
-    return jax.tree.map(
-        lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old
-    )
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old)
 
 
-def _distillation_losses(flow, teacher, potential, rng_key, settings: Settings):
+def _distillation_losses(flow, state, potential, rng_key, settings: Settings):
     """The three losses of the distillation stage, weighed, on one batch of paths."""
     key_base, key_path, key_volume = jr.split(rng_key, 3)
+    teacher = state.teacher
     z = _base_noise(key_base, settings.distillation_batch_size, potential)
     path, states = path_loss(flow, potential, z, key_path)
     zero = jnp.zeros_like(path)
-    state = volume = zero
+    consistency = volume = zero
     if settings.state_weight and flow.num_grid_steps > 1:
-        state = state_consistency_loss(flow, teacher, states)
+        consistency = state_consistency_loss(flow, teacher, states)
     if settings.volume_weight and flow.num_grid_steps > 1:
         volume = volume_consistency_loss(
             flow, teacher, states, key_volume, settings.volume_batch_size
         )
     total = (
         settings.path_weight * path
-        + settings.state_weight * state
+        + settings.state_weight * consistency
         + settings.volume_weight * volume
     )
-    return total, Records(path, state, volume, zero, zero)
+    return total, (Records(path, consistency, volume, zero, zero), state.chains)
 
 
-def _evidence_losses(flow, teacher, potential, rng_key, settings: Settings):
-    """The exact-volume ELBO of the k-step map on one batch of draws."""
-    del teacher
-    z = _base_noise(rng_key, settings.batch_size, potential)
-    # Where q = p no draw feels a force, wherever it is, so the batch may be spread wider than the
-    # base.  One unit of radius does that at any d; the records count the base's own draws alone.
-    num_tail = int(settings.tail_fraction * settings.batch_size)
-    widened = 1 + (jnp.arange(settings.batch_size) < num_tail) * 0.5 / jnp.sqrt(z.shape[1])
-    surrogate, draws = elbo_loss(
-        flow, potential, z * widened[:, None], settings.num_flow_steps, settings.force_clip
-    )
-    own = draws.log_weight[num_tail:]
-    finite = jnp.isfinite(own)
-    bound = jnp.sum(jnp.where(finite, own, 0.0)) / jnp.maximum(finite.sum(), 1)
+def _evidence_losses(flow, state, potential, rng_key, settings: Settings):
+    """The exact-volume ELBO of the k-step map, on the flow's own draws and the chains.
+
+    Where q = p no draw feels a force, wherever it is, so a batch need not come from the base
+    alone.  A part of it follows Langevin chains whose target is the posterior pulled back to z:
+    they drift to where the flow holds too little mass, and train it there.  Their gradient is
+    the force already at hand.
+    """
+    key_base, key_chains = jr.split(rng_key)
+    num_chains = len(state.chains)
+    own = _base_noise(key_base, settings.batch_size - num_chains, potential)
+    z = jnp.concatenate([state.chains, own])
+    surrogate, draws = elbo_loss(flow, potential, z, settings.step_budgets[0], settings.force_clip)
+    chains = _langevin(key_chains, state.chains, jax.tree.map(lambda v: v[:num_chains], draws))
+    weights = draws.log_weight[num_chains:]
+    finite = jnp.isfinite(weights)
+    bound = jnp.sum(jnp.where(finite, weights, 0.0)) / jnp.maximum(finite.sum(), 1)
     zero = jnp.zeros_like(bound)
     non_finite = jnp.sum(~jnp.isfinite(draws.log_weight)).astype(bound.dtype)
     folded = jnp.sum(draws.sign < 0).astype(bound.dtype)
-    return settings.elbo_weight * surrogate, Records(-bound, zero, zero, non_finite, folded)
+    records = Records(-bound, zero, zero, non_finite, folded)
+    return settings.elbo_weight * surrogate, (records, jax.lax.stop_gradient(chains))
+
+
+def _langevin(rng_key, z: Float[Array, "m d"], draws: DrawWeights) -> Float[Array, "m d"]:
+    """One step of dz = -(z + J^T force) dt + sqrt(2) s dW, its linear part exact.
+
+    At q = p a chain is stationary at N(0, s^2 I), as wide as the wider draws of a pool.  A chain
+    that has left for a fold, or where nothing is finite, begins again.
+    """
+    noise = jr.normal(rng_key, (2, *z.shape), z.dtype)
+    keep = math.exp(-_LANGEVIN_STEP)
+    spread = wide_scale(z.shape[1]) * math.sqrt(1 - keep**2)
+    moved = keep * z - (1 - keep) * draws.latent_force + spread * noise[0]
+    fine = (draws.sign > 0) & jnp.isfinite(draws.log_weight)
+    return jnp.where(fine[:, None], moved, noise[1])
 
 
 def _base_noise(rng_key, num: int, potential: WhitenedPotential) -> Float[Array, "n d"]:

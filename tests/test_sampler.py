@@ -68,7 +68,8 @@ def test_weighted_draws_are_the_whole_pool(schools):
     draws, log_weights = schools.get_weighted_samples()
     assert draws["theta"].shape == (40_000, 8)
     assert log_weights.shape == (40_000,)
-    np.testing.assert_allclose(log_weights.mean(), schools.elbo, rtol=1e-5)
+    log_evidence = np.logaddexp.reduce(log_weights) - np.log(40_000)
+    np.testing.assert_allclose(log_evidence, schools.log_evidence, atol=0.005)
 
 
 def test_the_summary_says_everything(schools, capsys):
@@ -237,24 +238,24 @@ def test_values_that_are_not_finite_are_said_so():
     assert jnp.all(jnp.isfinite(sampler.get_samples()))
 
 
-def test_a_map_that_folds_is_said_so():
+def test_steps_that_fold_the_map_are_undone():
     sampler = OneStep(
         potential_fn=lambda x: 0.5 * jnp.sum(x**2),
         learning_rate=1.0,
         gradient_clip=1e6,
-        max_steps=30,
+        max_steps=200,
         **QUICK,
     )
-    found = collect(sampler, init_params=jnp.zeros(3))
-    assert sampler.folded_share > 0
-    assert any("The map folds" in text for text in found)
+    collect(sampler, init_params=jnp.zeros(3))
+    assert sampler.folded_share == 0
 
 
 def test_runs_in_double_precision(x64):
     sampler = OneStep(potential_fn=correlated_gaussian(3), **QUICK)
     sampler.run(jr.key(0), init_params=jnp.zeros(3))
     assert sampler.get_samples().dtype == jnp.float64
-    np.testing.assert_allclose(sampler.log_evidence, 3.0, atol=1e-3)
+    error = abs(sampler.log_evidence - 3.0)
+    assert error < 4 * sampler.log_evidence_std_error + 1e-3
 
 
 def test_the_evidence_of_the_readme_agrees_with_numerical_integration():

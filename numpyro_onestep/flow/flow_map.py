@@ -69,21 +69,25 @@ class FlowMap(eqx.Module):
         return y
 
     def jacobian(self, z: Float[Array, " d"], num_steps: int = 1) -> Float[Array, "d d"]:
-        """D Phi_k / d z of the whole map, by d forward tangents."""
-        return jax.jacfwd(lambda at: self(at, num_steps))(z)
+        """D Phi_k / d z of the whole map: the product over its steps."""
+        taus, sizes = self.schedule(num_steps)
+        if num_steps == 1:
+            return self.network.step_jacobian(z, taus[0], sizes[0])
+
+        def advance(carry, at):
+            y, jacobian = carry
+            return (self.step(y, *at), self.network.step_jacobian(y, *at) @ jacobian), None
+
+        start = z, jnp.eye(z.size, dtype=z.dtype)
+        (_, jacobian), _ = jax.lax.scan(advance, start, (taus, sizes))
+        return jacobian
 
     def step_volume(
         self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
     ) -> Volume:
         """One step and log|det(I + h dr/dy)|."""
-
-        def moved_twice(at):
-            moved = self.step(at, tau, step_size)
-            return moved, moved
-
-        jacobian, moved = jax.jacfwd(moved_twice, has_aux=True)(y)
-        sign, log_det = jnp.linalg.slogdet(jacobian)
-        return Volume(moved, log_det, sign)
+        sign, log_det = jnp.linalg.slogdet(self.network.step_jacobian(y, tau, step_size))
+        return Volume(self.step(y, tau, step_size), log_det, sign)
 
     def volume(self, z: Float[Array, " d"], num_steps: int = 1) -> Volume:
         """The k-step map and log|det d Phi_k / dz|, exact: the sum over its steps."""

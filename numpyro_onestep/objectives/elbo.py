@@ -27,6 +27,7 @@ class PathGradient(NamedTuple):
     force: Float[Array, " d"]
     log_weight: Float[Array, ""]
     sign: Float[Array, ""]
+    jacobian: Float[Array, "d d"]
 
 
 class DrawWeights(NamedTuple):
@@ -34,6 +35,7 @@ class DrawWeights(NamedTuple):
 
     log_weight: Float[Array, " n"]
     sign: Float[Array, " n"]
+    latent_force: Float[Array, "n d"]  # J^T force, minus the gradient of the log weight in z
 
 
 def log_weight(
@@ -59,7 +61,7 @@ def path_gradient(
     x = flow(z, num_steps)
     energy, energy_gradient = jax.value_and_grad(potential)(x)
     force = inverse.T @ (-z - log_det_gradient) + energy_gradient
-    return PathGradient(force, -energy - standard_normal_log_density(z) + log_det, sign)
+    return PathGradient(force, -energy - standard_normal_log_density(z) + log_det, sign, jacobian)
 
 
 def elbo_loss(
@@ -77,11 +79,16 @@ def elbo_loss(
     """
 
     def frozen(at):
-        force, weight, sign = path_gradient(flow, potential, at, num_steps)
-        norm = jnp.linalg.norm(force)
-        clipped = force * jnp.minimum(1.0, force_clip / jnp.maximum(norm, 1e-30))
-        return jnp.where(jnp.isfinite(norm), clipped, 0.0), DrawWeights(weight, sign)
+        force, weight, sign, jacobian = path_gradient(flow, potential, at, num_steps)
+        force, latent = _limit(force, force_clip), _limit(jacobian.T @ force, force_clip)
+        return force, DrawWeights(weight, sign, latent)
 
     forces, weights = jax.lax.stop_gradient(jax.vmap(frozen)(z))
     x = jax.vmap(lambda at: flow(at, num_steps))(z)
     return jnp.mean(jnp.sum(forces * x, axis=-1)), weights
+
+
+def _limit(force: Float[Array, " d"], largest: float) -> Float[Array, " d"]:
+    norm = jnp.linalg.norm(force)
+    limited = force * jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-30))
+    return jnp.where(jnp.isfinite(norm), limited, 0.0)
