@@ -135,7 +135,7 @@ def run_pathfinder(posterior: Posterior, key, warm_key) -> tuple[dict, dict]:
         def fit(key):
             starts = jax.random.uniform(key, (8, start.size), start.dtype, -2, 2)
             algorithm = blackjax.multipathfinder(lambda x: -potential(x))
-            state = algorithm.init(key, starts, 1000)
+            state, _ = algorithm.init(key, starts, 1000)
             return jax.vmap(potential.constrain)(algorithm.sample(key, state, NUM_DRAWS))
 
         return fit(key)
