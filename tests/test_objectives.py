@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep.base import standard_normal_log_density
-from numpyro_onestep.flow import FlowMap, uniform_grid
+from numpyro_onestep.flow import FlowMap, StepJacobian, uniform_grid
 from numpyro_onestep.objectives import (
     elbo_loss,
     path_loss,
@@ -87,7 +87,9 @@ class LinearVelocity(eqx.Module):
         return ((1 + h * self.rate) ** (step_size / h) - 1) / step_size * y
 
     def step_jacobian(self, y, tau, step_size):
-        return jnp.eye(y.size) * (1 + self.grid_step * self.rate) ** (step_size / self.grid_step)
+        factor = (1 + self.grid_step * self.rate) ** (step_size / self.grid_step)
+        nothing = jnp.zeros((y.size, 1))
+        return StepJacobian(factor * jnp.ones(y.size), nothing, nothing.T)
 
 
 def test_state_and_exact_volume_consistency_agree_on_a_linear_map(x64):

@@ -1,6 +1,7 @@
 """The flow: its network, its map and its exact volume."""
 
 from numpyro_onestep.flow.flow_map import FlowMap, Volume, uniform_grid
+from numpyro_onestep.flow.jacobian import StepJacobian
 from numpyro_onestep.flow.network import ResidualVelocity
 
-__all__ = ["FlowMap", "ResidualVelocity", "Volume", "uniform_grid"]
+__all__ = ["FlowMap", "ResidualVelocity", "StepJacobian", "Volume", "uniform_grid"]

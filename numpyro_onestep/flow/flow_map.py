@@ -72,11 +72,12 @@ class FlowMap(eqx.Module):
         """D Phi_k / d z of the whole map: the product over its steps."""
         taus, sizes = self.schedule(num_steps)
         if num_steps == 1:
-            return self.network.step_jacobian(z, taus[0], sizes[0])
+            return self.network.step_jacobian(z, taus[0], sizes[0]).dense()
 
         def advance(carry, at):
             y, jacobian = carry
-            return (self.step(y, *at), self.network.step_jacobian(y, *at) @ jacobian), None
+            step = self.network.step_jacobian(y, *at).dense()
+            return (self.step(y, *at), step @ jacobian), None
 
         start = z, jnp.eye(z.size, dtype=z.dtype)
         (_, jacobian), _ = jax.lax.scan(advance, start, (taus, sizes))
@@ -86,7 +87,7 @@ class FlowMap(eqx.Module):
         self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
     ) -> Volume:
         """One step and log|det(I + h dr/dy)|."""
-        sign, log_det = jnp.linalg.slogdet(self.network.step_jacobian(y, tau, step_size))
+        sign, log_det = self.network.step_jacobian(y, tau, step_size).slogdet()
         return Volume(self.step(y, tau, step_size), log_det, sign)
 
     def volume(self, z: Float[Array, " d"], num_steps: int = 1) -> Volume:

@@ -18,6 +18,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from numpyro_onestep.flow.jacobian import StepJacobian
+
 # |h s| stays below: no step scales a coordinate by more than e^3.
 _LARGEST_LOG_SCALE = 3.0
 # Width of the random layers of the modulation by time and step size.
@@ -72,10 +74,10 @@ class ResidualVelocity(eqx.Module):
 
     def step_jacobian(
         self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
-    ) -> Float[Array, "d d"]:
-        """D (y + h r) / D y, as one product of d x width and width x d.
+    ) -> StepJacobian:
+        """D (y + h r) / D y.
 
-        Forward tangents would need three of that size, and the gradient of the volume is as much
+        Forward tangents would cost three times as much, and the gradient of the volume is as much
         cheaper again.
         """
         slope, log_scale, _ = self._scale_and_shift(y, tau, step_size)
@@ -83,7 +85,7 @@ class ResidualVelocity(eqx.Module):
         factor = jnp.exp(log_scale)
         bend = 1 - (log_scale / _LARGEST_LOG_SCALE) ** 2
         rows = step_size / self.width**0.5 * ((y * factor * bend)[:, None] * of_scale + of_shift)
-        return jnp.diag(factor) + (rows * slope) @ self.first.weight
+        return StepJacobian(factor, rows * slope, self.first.weight)
 
     def _scale_and_shift(self, y, tau, step_size):
         """Slopes of the hidden units, h s after its limit, and t."""

@@ -4,9 +4,8 @@
 With q the density of T(z), its gradient is (Roeder et al., "Sticking the landing", 2017)
     dELBO/dtheta = -E_z[ (dT/dtheta)^T ( grad_x log q(x) - grad_x log gamma(x) ) ],  x = T(z),
     grad_x log q(T(z)) = J^-T ( -z - grad_z log|det J(z)| ),
-whose variance vanishes as q approaches the target, draw by draw.  grad_z log|det J| is the
-vector-Jacobian product of z -> J(z) at J^-T, so nothing is differentiated with respect to theta
-but T itself.
+whose variance vanishes as q approaches the target, draw by draw.  grad_z log|det J| is a
+vector-Jacobian product of z -> J(z), so nothing is differentiated with respect to theta but T.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import lu_factor, lu_solve
 from jaxtyping import Array, Float
 
 from numpyro_onestep.base import standard_normal_log_density
@@ -27,7 +25,6 @@ class PathGradient(NamedTuple):
     force: Float[Array, " d"]
     log_weight: Float[Array, ""]
     sign: Float[Array, ""]
-    jacobian: Float[Array, "d d"]
 
 
 class DrawWeights(NamedTuple):
@@ -49,19 +46,34 @@ def log_weight(
 def path_gradient(
     flow: FlowMap, potential: Callable, z: Float[Array, " d"], num_steps: int
 ) -> PathGradient:
-    """grad_x log q(x) - grad_x log gamma(x) at x = T(z)."""
-    jacobian, pull_back = jax.vjp(lambda at: flow.jacobian(at, num_steps), z)
-    factors = lu_factor(jacobian)
-    inverse = lu_solve(factors, jnp.eye(z.size, dtype=z.dtype))
-    diagonal, pivots = jnp.diagonal(factors[0]), factors[1]
-    log_det = jnp.sum(jnp.log(jnp.abs(diagonal)))
-    swaps = jnp.sum(pivots != jnp.arange(z.size))
-    sign = jnp.prod(jnp.sign(diagonal)) * (1 - 2 * (swaps % 2))
-    (log_det_gradient,) = pull_back(inverse.T)
-    x = flow(z, num_steps)
+    """grad_x log q(x) - grad_x log gamma(x) at x = T(z).
+
+    The score of q is carried along, step by step: J^-T (score - grad log|det J|) after each.
+    """
+
+    def advance(carry, at):
+        y, score, log_det, sign = carry
+
+        def parts(y):
+            jacobian = flow.network.step_jacobian(y, *at)
+            return (jacobian.diagonal, jacobian.rows), jacobian
+
+        _, pull_back, jacobian = jax.vjp(parts, y, has_aux=True)
+        known = jacobian.factorise()
+        (gradient,) = pull_back(jacobian.log_det_gradient(known))
+        score = jacobian.solve_transposed(known, score - gradient)
+        return (flow.step(y, *at), score, log_det + known.log_det, sign * known.sign), None
+
+    taus, sizes = flow.schedule(num_steps)
+    one = jnp.ones((), z.dtype)
+    carry = z, -z, 0 * one, one
+    if num_steps == 1:
+        (x, score, log_det, sign), _ = advance(carry, (taus[0], sizes[0]))
+    else:
+        (x, score, log_det, sign), _ = jax.lax.scan(advance, carry, (taus, sizes))
     energy, energy_gradient = jax.value_and_grad(potential)(x)
-    force = inverse.T @ (-z - log_det_gradient) + energy_gradient
-    return PathGradient(force, -energy - standard_normal_log_density(z) + log_det, sign, jacobian)
+    weight = -energy - standard_normal_log_density(z) + log_det
+    return PathGradient(score + energy_gradient, weight, sign)
 
 
 def elbo_loss(
@@ -79,9 +91,10 @@ def elbo_loss(
     """
 
     def frozen(at):
-        force, weight, sign, jacobian = path_gradient(flow, potential, at, num_steps)
-        force, latent = _limit(force, force_clip), _limit(jacobian.T @ force, force_clip)
-        return force, DrawWeights(weight, sign, latent)
+        force, weight, sign = path_gradient(flow, potential, at, num_steps)
+        force = _limit(force, force_clip)
+        (latent,) = jax.vjp(lambda at: flow(at, num_steps), at)[1](force)
+        return force, DrawWeights(weight, sign, _limit(latent, force_clip))
 
     forces, weights = jax.lax.stop_gradient(jax.vmap(frozen)(z))
     x = jax.vmap(lambda at: flow(at, num_steps))(z)
