@@ -1,7 +1,8 @@
 """The methods the benchmarks compare, each a function of a posterior and two keys.
 
 Every one returns draws in the model's own sites, and its figures.  The second key is of a second
-run in the same process, which compiles nothing: its wall time is `seconds_warm`.
+run in the same process, which compiles nothing: its wall time is `seconds_warm`.  None leaves it
+out.
 """
 
 import time
@@ -61,12 +62,13 @@ def run_onestep(posterior: Posterior, key, warm_key) -> tuple[dict, dict]:
         "seconds_by_part": sampler.seconds,
     }
     _, figures["seconds_100k_first"] = timed(sampler.sample, key, 100_000)
-    _, figures["seconds_100k"] = timed(sampler.sample, warm_key, 100_000)
+    _, figures["seconds_100k"] = timed(sampler.sample, key, 100_000)
     figures["draws_per_second"] = 100_000 / figures["seconds_100k"]
     draws = sampler.get_samples()
-    clock = time.perf_counter()
-    run(warm_key)
-    figures["seconds_warm"] = time.perf_counter() - clock
+    if warm_key is not None:
+        clock = time.perf_counter()
+        run(warm_key)
+        figures["seconds_warm"] = time.perf_counter() - clock
     return draws, figures
 
 
@@ -92,8 +94,9 @@ def run_nuts(posterior: Posterior, key, warm_key) -> tuple[dict, dict]:
         "divergences": int(mcmc.get_extra_fields()["diverging"].sum()),
         "min_ess": float(np.min(sizes)),
     }
-    _, figures["seconds_warm"] = timed(run, warm_key)
-    figures["draws_per_second"] = NUM_DRAWS / figures["seconds_warm"]
+    if warm_key is not None:
+        _, figures["seconds_warm"] = timed(run, warm_key)
+        figures["draws_per_second"] = NUM_DRAWS / figures["seconds_warm"]
     draws = {name: value.reshape(-1, *value.shape[2:]) for name, value in grouped.items()}
     return draws, figures
 
@@ -115,10 +118,11 @@ def run_guide(name: str, posterior: Posterior, key, warm_key) -> tuple[dict, dic
         jax.random.key(1), params, posterior.model, guide, *posterior.args()
     )
     figures = {"seconds": seconds, "elbo": -float(loss)}
-    timed(sample, params, key, 100_000)
-    _, figures["seconds_100k"] = timed(sample, params, warm_key, 100_000)
-    figures["draws_per_second"] = 100_000 / figures["seconds_100k"]
-    _, figures["seconds_warm"] = timed(run, warm_key)
+    if warm_key is not None:
+        timed(sample, params, key, 100_000)
+        _, figures["seconds_100k"] = timed(sample, params, warm_key, 100_000)
+        figures["draws_per_second"] = 100_000 / figures["seconds_100k"]
+        _, figures["seconds_warm"] = timed(run, warm_key)
     return draws, figures
 
 

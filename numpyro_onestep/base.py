@@ -23,6 +23,11 @@ from numpyro_onestep.compilation import compiled
 from numpyro_onestep.potential import AbstractPotential
 
 _DESCENT_STEPS = 100
+_LONG_DESCENT_STEPS = 500
+# Above so many dimensions batch and match, cubic in d at every iteration, takes too long.
+_LARGEST_MATCHED = 128
+# Curvature below which a direction counts as flat: a standard deviation of 100.
+_FLATTEST = 1e-4
 _START_STEPS = (0, 10, 25, 99)  # of the descent: a mode at infinity is far beyond the first ones
 _NUM_ITERATIONS = 300
 _BATCH_SIZE = 32
@@ -83,24 +88,58 @@ class BaseFit(NamedTuple):
 def fit_base(
     potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> BaseFit:
-    """Fit the Gaussian base to a target, from one point of finite density."""
-    path = _descend(potential, start)
-    starts = path[jnp.array(_START_STEPS)]
+    """Fit the Gaussian base to a target, from one point of finite density.
+
+    Batch and match from several points of a descent, or in high dimension, where each of its
+    iterations decomposes a d x d matrix, Laplace's approximation at the descent's end.
+    """
+    d = start.size
+    if d > _LARGEST_MATCHED:
+        path = _descend(potential, start, _LONG_DESCENT_STEPS)
+        return _judge(potential, _laplace(potential, path[-1]), rng_key)
+    starts = _descend(potential, start, _DESCENT_STEPS)[jnp.array(_START_STEPS)]
 
     def fit_one(point, key):
         key_fit, key_elbo = jr.split(key)
-        base = _batch_and_match(potential, point, key_fit)
-        whitened = WhitenedPotential(potential, base)
-        z = jr.normal(key_elbo, (_ELBO_DRAWS, start.size), start.dtype)
-        elbo = jnp.mean(-jax.vmap(whitened)(z) - jax.vmap(standard_normal_log_density)(z))
-        return BaseFit(base, jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf))
+        return _judge(potential, _batch_and_match(potential, point, key_fit), key_elbo)
 
     fits = jax.vmap(fit_one)(starts, jr.split(rng_key, len(starts)))
     best = jnp.argmax(fits.elbo)
     return jax.tree.map(lambda leaf: leaf[best], fits)
 
 
-def _descend(potential: AbstractPotential, start: Float[Array, " d"]) -> Float[Array, "steps d"]:
+def _judge(potential: AbstractPotential, base: GaussianBase, rng_key: PRNGKeyArray) -> BaseFit:
+    """A base with its ELBO."""
+    whitened = WhitenedPotential(potential, base)
+    z = jr.normal(rng_key, (_ELBO_DRAWS, base.loc.size), base.loc.dtype)
+    log_weights = -jax.vmap(whitened)(z) - jax.vmap(standard_normal_log_density)(z)
+    elbo = jnp.mean(log_weights)
+    return BaseFit(base, jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf))
+
+
+def _laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> GaussianBase:
+    """The Gaussian of the potential's own curvature at a point.
+
+    Directions without curvature, or with the wrong one, are taken to be as flat as the flattest
+    that bends the right way.
+    """
+    gradient = jax.grad(potential)
+    identity = jnp.eye(mode.size, dtype=mode.dtype)
+    # A hundred columns of the Hessian at a time: d of them could take much memory.
+    hessian = jax.lax.map(
+        lambda column: jax.jvp(gradient, (mode,), (column,))[1], identity, batch_size=100
+    )
+    eigenvalues, vectors = jnp.linalg.eigh(0.5 * (hessian + hessian.T))
+    smallest = jnp.min(jnp.where(eigenvalues > _FLATTEST, eigenvalues, jnp.inf))
+    floor = jnp.where(jnp.isfinite(smallest), smallest, 1.0)
+    root = vectors / jnp.sqrt(jnp.maximum(eigenvalues, floor))
+    triangle = jnp.linalg.qr(root.T, mode="r").T
+    return GaussianBase(mode, triangle * jnp.sign(jnp.diagonal(triangle)))
+
+
+def _descend(
+    potential: AbstractPotential, start: Float[Array, " d"], num_steps: int
+) -> Float[Array, "steps d"]:
     """The points that L-BFGS visits on its way down the potential."""
     line_search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20, store_grad=True)
     optimiser = optax.lbfgs(linesearch=line_search)
@@ -116,7 +155,7 @@ def _descend(potential: AbstractPotential, start: Float[Array, " d"]) -> Float[A
         fine = jnp.all(jnp.isfinite(moved)) & jnp.isfinite(value)
         return (_choose(fine, moved, x), new_state), x
 
-    _, path = jax.lax.scan(step, (start, optimiser.init(start)), None, length=_DESCENT_STEPS)
+    _, path = jax.lax.scan(step, (start, optimiser.init(start)), None, length=num_steps)
     return path
 
 

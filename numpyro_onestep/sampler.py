@@ -439,7 +439,8 @@ def _constrain(potential: AbstractPotential, x: Float[Array, "n d"]) -> PyTree:
 
 
 def _initial_flow(start: Float[Array, " d"], rng_key: PRNGKeyArray, settings: Settings) -> FlowMap:
-    network = ResidualVelocity(start.size, settings.width, settings.horizon, rng_key, start.dtype)
+    d, width = start.size, settings.network_width(start.size)
+    network = ResidualVelocity(d, width, settings.horizon, rng_key, start.dtype)
     return FlowMap(network, uniform_grid(settings.horizon, settings.num_grid_steps))
 
 

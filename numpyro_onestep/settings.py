@@ -29,7 +29,8 @@ class Settings:
 
     - `num_grid_steps`: K, intervals of the noise schedule. A power of two; default 16.
     - `horizon`: T, total time of the noising process. Default 3.
-    - `width`: units of the network's hidden layer. Default 256.
+    - `width`: units of the network's hidden layer. Default None: 256 up to 128 dimensions, 64
+      above, where the cost of a step goes with the square of the smaller of the two.
 
     **Distillation stage** (path loss, state and volume consistency)
 
@@ -72,7 +73,7 @@ class Settings:
 
     num_grid_steps: int = 16
     horizon: float = 3.0
-    width: int = 256
+    width: int | None = None
 
     num_distillation_steps: int = 0
     path_weight: float = 1.0
@@ -96,7 +97,6 @@ class Settings:
         for name in (
             "num_samples",
             "num_grid_steps",
-            "width",
             "batch_bytes",
             "distillation_batch_size",
             "volume_batch_size",
@@ -117,6 +117,12 @@ class Settings:
                 "zero or a positive integer",
                 lambda v: v == 0 or _is_count(v),
             )
+        _require(
+            "width",
+            self.width,
+            "None or a positive integer",
+            lambda v: v is None or _is_count(v),
+        )
         _require("correction", self.correction, "'psis' or None", lambda v: v in ("psis", None))
         _require(
             "num_grid_steps",
@@ -142,6 +148,10 @@ class Settings:
     def num_pool(self) -> int:
         """Draws that are weighed for the evidence and the correction."""
         return 10 * self.num_samples if self.pool_size is None else self.pool_size
+
+    def network_width(self, d: int) -> int:
+        """Units of the hidden layer in d dimensions."""
+        return self.width or (256 if d <= 128 else 64)
 
     @property
     def step_budgets(self) -> tuple[int, ...]:
