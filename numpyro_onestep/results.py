@@ -1,0 +1,297 @@
+"""What a run leaves behind, and how a user reads it: `OneStep` is this plus `run`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from numpyro.diagnostics import print_summary
+
+from numpyro_onestep import diagnostics, inference_data
+from numpyro_onestep.base import BaseFit, WhitenedPotential
+from numpyro_onestep.compilation import compiled
+from numpyro_onestep.evidence import Evidence, Pool, draw, draw_pool, map_in_batches, summarise
+from numpyro_onestep.potential import AbstractPotential, ModelPotential, Site
+from numpyro_onestep.predictive import log_likelihood, observed_data
+from numpyro_onestep.settings import Settings
+from numpyro_onestep.training import TrainingResult
+
+# Draws constrained at a time: bounds the memory that a model's deterministic sites may take.
+_CONSTRAIN_BATCH = 1000
+
+
+@dataclass
+class Run:
+    """Everything one call of `run` computed, filled in from top to bottom."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+    init_params: PyTree
+    sites: list[Site]
+    potential: WhitenedPotential
+    base_fit: BaseFit
+    training: TrainingResult
+    seconds: dict[str, float] = field(default_factory=dict)
+    num_flow_steps: int = 1
+    pool: Pool | None = None
+    evidence: Evidence | None = None
+    smoothed: np.ndarray | None = None
+    chosen: np.ndarray | None = None
+    capped_share: float = 0.0
+    x: Any = None
+    moved: bool = False
+    samples: PyTree = None
+    messages: list[str] = field(default_factory=list)
+
+
+class Results:
+    """Accessors of the last run."""
+
+    settings: Settings
+    _last: Run | None
+
+    def get_samples(self, group_by_chain: bool = False) -> PyTree:
+        """Equally weighted posterior draws: `{site: (num_samples, *shape)}`.
+
+        Constrained, deterministic sites included; with `potential_fn`, a pytree like
+        `init_params`.  Drawn from the pool by its smoothed weights unless `correction=None`, and
+        moved by short Markov chains where those weights are heavy-tailed (`num_moves`).
+
+        Args:
+            group_by_chain: put an axis of one chain first, as MCMC does. Default False.
+        """
+        samples = self._ran().samples
+        return jax.tree.map(lambda leaf: leaf[None], samples) if group_by_chain else samples
+
+    def get_weighted_samples(self) -> tuple[PyTree, Float[np.ndarray, " pool"]]:
+        """All of the pool, and the draws' exact log weights (nats, unsmoothed).
+
+        Nine in ten are the flow's own draws, the last tenth is drawn a little wider; the weights
+        are those of the two together, and their log mean estimates the log evidence.
+        """
+        run = self._ran()
+        assert run.pool is not None
+        return self._constrain(run.pool.x), np.asarray(run.pool.log_weight)
+
+    def sample(self, rng_key: PRNGKeyArray, num_samples: int) -> PyTree:
+        """Further draws from the trained flow: `num_flow_steps` evaluations each, no training.
+
+        These are the flow's own draws, without correction: where `pareto_k` is poor, raise
+        `num_samples` in the constructor instead.
+
+        Args:
+            rng_key: a JAX random key.
+            num_samples: how many.
+
+        Returns:
+            As `get_samples`.
+        """
+        require_key(rng_key)
+        run = self._trained()
+        steps = run.num_flow_steps
+        return self._constrain(draw(run.training.flow, run.potential, rng_key, num_samples, steps))
+
+    def evaluate(
+        self, rng_key: PRNGKeyArray, num_flow_steps: int, num_draws: int = 10_000
+    ) -> Evidence:
+        """The evidence from the trained flow at another step budget, by that map's exact volume.
+
+        Args:
+            rng_key: a JAX random key.
+            num_flow_steps: k, a divisor of `num_grid_steps`. Only budgets the flow was trained
+                for are good: every one of them after the distillation stage, `num_flow_steps` of
+                the constructor after the evidence stage.
+            num_draws: draws to weigh. Default 10000.
+
+        Raises:
+            ValueError: k does not divide the grid.
+        """
+        require_key(rng_key)
+        run, limit = self._trained(), self.settings.batch_bytes
+        pool = draw_pool(
+            run.training.flow, run.potential, rng_key, num_draws, num_flow_steps, 0, limit
+        )
+        return summarise(pool)[0]
+
+    def _constrain(self, x: Float[Array, "n d"]) -> PyTree:
+        return constrain(self._trained().potential.potential, x)
+
+    @property
+    def elbo(self) -> float:
+        """Mean log weight (nats): a lower bound of the log evidence where the map is injective."""
+        return self._evidence.elbo
+
+    @property
+    def elbo_std_error(self) -> float:
+        """Monte Carlo standard error of `elbo` (nats)."""
+        return self._evidence.elbo_std_error
+
+    @property
+    def log_evidence(self) -> float:
+        """Log of the mean Pareto-smoothed weight (nats)."""
+        return self._evidence.log_evidence
+
+    @property
+    def log_evidence_std_error(self) -> float:
+        """Monte Carlo standard error of `log_evidence` (nats)."""
+        return self._evidence.log_evidence_std_error
+
+    @property
+    def pareto_k(self) -> float:
+        """Shape of the weights' tail: above about 0.7 they are not to be trusted."""
+        return self._evidence.pareto_k
+
+    @property
+    def ess(self) -> float:
+        """Effective number of draws in the pool, (sum w)^2 / sum w^2."""
+        return self._evidence.ess
+
+    @property
+    def folded_share(self) -> float:
+        """Share of the pool at which the map's determinant is negative."""
+        return self._evidence.folded_share
+
+    @property
+    def num_flow_steps(self) -> int:
+        """Network evaluations that each draw takes."""
+        return self._trained().num_flow_steps
+
+    @property
+    def losses(self) -> Float[np.ndarray, " iterations"]:
+        """The bound on minus the log evidence at every training iteration (nats)."""
+        return self._trained().training.losses
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each part of `run`, compilation included."""
+        return dict(self._trained().seconds)
+
+    @property
+    def messages(self) -> list[str]:
+        """What the last run warned of."""
+        return list(self._ran().messages)
+
+    @property
+    def run_arguments(self) -> tuple[tuple, dict[str, Any], PyTree]:
+        """The model's arguments and keyword arguments, and `init_params`, of the last run."""
+        run = self._trained()
+        return run.args, run.kwargs, run.init_params
+
+    @property
+    def _evidence(self) -> Evidence:
+        evidence = self._ran().evidence
+        assert evidence is not None
+        return evidence
+
+    def _trained(self) -> Run:
+        if self._last is None:
+            raise RuntimeError("There are no results yet: call run(rng_key, ...) first.")
+        return self._last
+
+    def _ran(self) -> Run:
+        run = self._trained()
+        if run.samples is None:
+            raise RuntimeError(
+                "run() was interrupted after training, before its draws were weighed. "
+                "sample(rng_key, num_samples) draws from the trained flow."
+            )
+        return run
+
+    def print_summary(self, prob: float = 0.9) -> None:
+        """Print NumPyro's table of the draws, and below it what the weights say.
+
+        Args:
+            prob: mass of the highest-density interval. Default 0.9.
+        """
+        run, evidence = self._ran(), self._evidence
+        print_summary(flatten_names(run.samples), prob=prob, group_by_chain=False)
+        threshold = diagnostics.pareto_k_threshold(evidence.num_draws)
+        rows = [
+            ("ELBO", f"{self.elbo:.3f} +- {self.elbo_std_error:.3f} nats"),
+            (
+                "log evidence",
+                f"{self.log_evidence:.3f} +- {self.log_evidence_std_error:.3f} nats",
+            ),
+            ("Pareto k", f"{self.pareto_k:.2f} (limit {threshold:.2f})"),
+            ("", diagnostics.verdict(evidence)),
+            ("ESS of weights", f"{self.ess:.0f} of {evidence.num_draws} draws"),
+            ("map folds at", f"{self.folded_share:.2%} of draws"),
+            ("draws", diagnostics.draws_line(self.settings, run.num_flow_steps, run.moved)),
+            ("training", diagnostics.training_line(run.training, run.seconds)),
+        ]
+        for name, value in rows:
+            print(f"{name:>16s}  {value}")
+        for message in run.messages:
+            print(f"WARNING: {message}")
+        print()
+
+    def to_inference_data(self):
+        """The results as ArviZ data: `InferenceData` under ArviZ 0.x, `DataTree` under 1.x.
+
+        Groups: `posterior` (chain, draw and the plates' dimensions), `sample_stats` (`lp`, the
+        unnormalised log density of the unconstrained draw; and unless they were moved `log_q`, the
+        flow's, and `log_weight`, their difference; nats), and for a model `log_likelihood` and
+        `observed_data`.  Attributes: `elbo`, `log_evidence`, their standard errors, `pareto_k`,
+        `ess`, times in seconds, versions.
+        """
+        run = self._ran()
+        assert run.pool is not None
+        posterior = {name: np.asarray(value) for name, value in flatten_names(run.samples).items()}
+        potential = run.potential.potential
+        if run.moved:
+            stats = {"lp": _log_density(potential, run.x)}
+        else:
+            pool = jax.tree.map(lambda leaf: np.asarray(leaf)[run.chosen], run.pool)
+            log_weight = pool.log_density - pool.log_q
+            stats = {"lp": pool.log_density, "log_q": pool.log_q, "log_weight": log_weight}
+        likelihood, observed = {}, {}
+        if isinstance(potential, ModelPotential):
+            likelihood = log_likelihood(potential, run.samples, run.args, run.kwargs)
+            observed = observed_data(potential, run.samples, run.args, run.kwargs)
+        dims = {
+            **inference_data.plate_dims(run.sites, posterior),
+            **inference_data.plate_dims(run.sites, observed, prefix_ndim=0),
+        }
+        attrs = {
+            **{name: float(value) for name, value in self._evidence._asdict().items()},
+            **{f"{name}_time": value for name, value in run.seconds.items()},
+            "sampling_time": sum(run.seconds.values()),
+            "warnings": "\n".join(run.messages),
+            **inference_data.versions(),
+        }
+        return inference_data.build(posterior, stats, likelihood, observed, dims, attrs)
+
+
+@compiled
+def _log_density(potential: AbstractPotential, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    return -map_in_batches(potential, x, _CONSTRAIN_BATCH)
+
+
+@compiled
+def constrain(potential: AbstractPotential, x: Float[Array, "n d"]) -> PyTree:
+    """Unconstrained draws as the model's own sites."""
+    return map_in_batches(potential.constrain, x, _CONSTRAIN_BATCH)
+
+
+def flatten_names(samples: PyTree) -> dict[str, Any]:
+    """Draws of any pytree as a flat dict: a nested dict's keys are joined by dots."""
+    if isinstance(samples, dict) and all(hasattr(v, "shape") for v in samples.values()):
+        return samples
+    leaves = jax.tree_util.tree_leaves_with_path(samples)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=".") or "x": leaf for path, leaf in leaves
+    }
+
+
+def require_key(rng_key: Any) -> None:
+    """Raise a TypeError for what is no random key."""
+    if isinstance(rng_key, jax.Array) and (
+        jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key) or rng_key.dtype == jnp.uint32
+    ):
+        return
+    raise TypeError(
+        f"rng_key must be a JAX random key such as jax.random.key(0), but is "
+        f"{type(rng_key).__name__}."
+    )
