@@ -156,7 +156,8 @@ class Settings:
     @property
     def step_budgets(self) -> tuple[int, ...]:
         """The numbers of flow steps to try, one after the other."""
-        free = (1, 2) if self.num_grid_steps > 1 else (1,)
+        # The flow of the distillation stage alone is the same at every budget.
+        free = (1, 2) if self.elbo_weight and self.num_grid_steps > 1 else (1,)
         return free if self.num_flow_steps is None else (self.num_flow_steps,)
 
     @property
