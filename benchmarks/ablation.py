@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablation [--posteriors eight_schools_centered seeds] [--seeds 0 1 2]
 
-Prints a Markdown table: median (range) over seeds of log Z - ELBO of the one-step map in nats, and
-of the wall time of a whole run, compilation included.
+Prints a Markdown table: median (range) over seeds of log Z - ELBO in nats, of Pareto k, and of the
+wall time of a whole run, compilation included.
 """
 
 import argparse
@@ -18,6 +18,9 @@ from numpyro_onestep import OneStep, OneStepWarning
 DISTILLATION = {"num_distillation_steps": 1000}
 VARIANTS = {
     "evidence stage (default)": {},
+    "  without Langevin chains": {"tail_fraction": 0.0},
+    "  width 64": {"width": 64},
+    "  two flow steps": {"num_flow_steps": 2},
     "distillation, then evidence": DISTILLATION,
     "distillation alone": {**DISTILLATION, "elbo_weight": 0},
     "  without volume consistency": {**DISTILLATION, "elbo_weight": 0, "volume_weight": 0},
@@ -41,21 +44,24 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    print("| posterior | variant | gap (nats) | seconds |\n|---|---|---|---|")
+    print("| posterior | variant | gap (nats) | Pareto k | seconds |\n|---|---|---|---|---|")
     for name in options.posteriors:
         posterior = POSTERIORS[name]
         assert posterior.log_evidence is not None
         for variant, settings in VARIANTS.items():
-            gaps, seconds = [], []
+            gaps, tails, seconds = [], [], []
             for seed in options.seeds:
                 jax.clear_caches()
-                sampler = OneStep(posterior.model, num_samples=1000, progress_bar=False, **settings)
+                settings = {"num_flow_steps": 1, "num_samples": 1000, **settings}
+                sampler = OneStep(posterior.model, progress_bar=False, **settings)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", OneStepWarning)
                     sampler.run(jax.random.key(seed), *posterior.args())
                 gaps.append(posterior.log_evidence - sampler.elbo)
+                tails.append(sampler.pareto_k)
                 seconds.append(sum(sampler.seconds.values()))
-            print(f"| {name} | {variant} | {_shown(gaps, 3)} | {_shown(seconds, 1)} |", flush=True)
+            cells = _shown(gaps, 3), _shown(tails, 2), _shown(seconds, 1)
+            print(f"| {name} | {variant} | {' | '.join(cells)} |", flush=True)
 
 
 def _shown(values: list[float], digits: int) -> str:

@@ -209,8 +209,7 @@ def initial_state(
 
 def _optimiser(settings: Settings) -> optax.GradientTransformation:
     # The learning rate multiplies the update outside, so that one compiled chunk serves them all.
-    adam = optax.chain(optax.clip_by_global_norm(settings.gradient_clip), optax.adam(1.0))
-    return optax.apply_if_finite(adam, max_consecutive_errors=10**9)
+    return optax.chain(optax.clip_by_global_norm(settings.gradient_clip), optax.adam(1.0))
 
 
 @compiled
@@ -234,17 +233,17 @@ def run_chunk(
             return losses(flow, state, potential, key, settings)
 
         gradient, (records, chains) = eqx.filter_grad(total, has_aux=True)(state.flow)
-        updates, opt_state = optimiser.update(
-            gradient, state.optimiser, eqx.filter(state.flow, eqx.is_inexact_array)
-        )
+        # A gradient that is not finite counts as none.
+        finite = jnp.isfinite(optax.tree.norm(gradient))
+        gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), gradient)
+        updates, opt_state = optimiser.update(gradient, state.optimiser)
         updates = jax.tree.map(lambda u: (rate * state.pace).astype(u.dtype) * u, updates)
         # No gradient leads back over a fold, where the determinant is zero and the ELBO minus
         # infinity: a step that went too far is undone.
         folds = records.folded > 0
         flow = _choose(folds, state.teacher, eqx.apply_updates(state.flow, updates))
         pace = jnp.where(folds, _PACE_AFTER_FOLD * state.pace, state.pace)
-        skipped = ~optax.tree.get(opt_state, "last_finite")
-        records = records._replace(non_finite=records.non_finite + skipped)
+        records = records._replace(non_finite=records.non_finite + ~finite)
         teacher = _average(state.teacher, flow, settings.ema_decay)
         new = TrainingState(flow, teacher, opt_state, pace, chains)
         return eqx.filter(new, eqx.is_array), records

@@ -42,6 +42,13 @@ def test_a_gaussian_target_is_fitted_exactly(seed):
     )
 
 
+def test_a_gaussian_target_in_high_dimension_is_fitted_by_its_curvature():
+    target = correlated_gaussian(150)
+    target = eqx.tree_at(lambda t: t.scale_tril, target, jnp.diag(jnp.logspace(-1, 1, 150)))
+    fitted = fit(target, jnp.zeros(150))
+    np.testing.assert_allclose(fitted.elbo, target.log_z, atol=0.05)
+
+
 def test_a_far_and_badly_scaled_start_is_no_obstacle():
     target = correlated_gaussian(5, 1)
     target = eqx.tree_at(lambda t: t.scale_tril, target, jnp.diag(jnp.logspace(-3, 2, 5)))

@@ -238,6 +238,20 @@ def test_values_that_are_not_finite_are_said_so():
     assert jnp.all(jnp.isfinite(sampler.get_samples()))
 
 
+def test_a_second_step_is_taken_where_one_is_not_enough():
+    def funnel():
+        v = numpyro.sample("v", dist.Normal(0, 3))
+        numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([4]).to_event(1))
+
+    sampler = OneStep(funnel, num_samples=1000, progress_bar=False)
+    collect(sampler)
+    assert sampler.num_flow_steps == 2
+    assert sampler.elbo > -0.1  # log Z is 0
+    assert abs(sampler.log_evidence) < 0.02 + 4 * sampler.log_evidence_std_error
+    sd = sampler.get_samples()["v"].std()
+    assert abs(np.log(sd / 3)) < 4.5 / 2000**0.5
+
+
 def test_steps_that_fold_the_map_are_undone():
     sampler = OneStep(
         potential_fn=lambda x: 0.5 * jnp.sum(x**2),

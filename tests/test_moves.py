@@ -1,0 +1,45 @@
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from numpyro_onestep.base import GaussianBase, WhitenedPotential
+from numpyro_onestep.moves import move
+from numpyro_onestep.potential import FunctionPotential
+from tests.conftest import correlated_gaussian
+
+
+def whitened(function, loc, scale_tril):
+    return WhitenedPotential(FunctionPotential(function, loc), GaussianBase(loc, scale_tril))
+
+
+def test_exact_draws_stay_exact():
+    # Chains that start in the target stay in it at any number of steps: here with a base that is
+    # the target's own, so that an error of the acceptance would show in every coordinate.
+    target, num = correlated_gaussian(4), 2000
+    z = jr.normal(jr.key(0), (num, 4))
+    x = target.loc + z @ target.scale_tril.T
+    potential = whitened(target, target.loc, target.scale_tril)
+    moved = move(potential, x, jr.key(1), 20)
+    y = np.linalg.solve(np.asarray(target.scale_tril), np.asarray(moved - target.loc).T).T
+    assert np.all(np.abs(y.mean(0)) < 4.5 / num**0.5)
+    assert np.all(np.abs(np.log(y.std(0))) < 4.5 / (2 * num) ** 0.5)
+    # They did move: after 20 steps of about a tenth of the target's length in time 2 or so.
+    assert np.all(np.abs(np.corrcoef(y[:, 0], z[:, 0])[0, 1]) < 0.5)
+
+
+def test_draws_that_lack_a_tail_walk_into_it():
+    x = jnp.clip(jr.normal(jr.key(0), (2000, 1)), -1.0)
+    potential = whitened(lambda x: 0.5 * jnp.sum(x**2), jnp.zeros(1), jnp.eye(1))
+    moved = np.asarray(move(potential, x, jr.key(1), 50))
+    # A share of 0.159 of the normal lies below -1; the standard error is 0.008.
+    assert abs(np.mean(moved < -1) - 0.159) < 0.035
+
+
+def test_no_draw_leaves_the_finite_density():
+    def half_line(x):
+        return jnp.where(x[0] > 0, jnp.sum(x), -jnp.inf)
+
+    x = jr.exponential(jr.key(0), (500, 1))
+    moved = move(whitened(half_line, jnp.zeros(1), jnp.eye(1)), x, jr.key(1), 20)
+    assert jnp.all(moved > 0)
+    assert jnp.all(jnp.isfinite(moved))
