@@ -132,7 +132,9 @@ def _run_stage(
     state = initial_state(result.flow, potential, rng_key, settings)
     chunks: list[Records] = []
 
-    with tqdm(total=total, desc=stage, unit="it", disable=not settings.progress_bar) as bar:
+    num_steps = settings.step_budgets[0]
+    name = stage if num_steps == 1 else f"{stage}, {num_steps} flow steps"
+    with tqdm(total=total, desc=name, unit="it", disable=not settings.progress_bar) as bar:
 
         def advance(state: TrainingState, rates: np.ndarray) -> TrainingState:
             key = jr.fold_in(rng_key, len(chunks))
