@@ -59,6 +59,11 @@ def training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
     return f"{end} after {len(training.losses)} iterations; {total:.1f} s in all"
 
 
+def folds(evidence: Evidence) -> bool:
+    """Whether the map folds at more draws, or at more of their weight, than can be neglected."""
+    return max(evidence.folded_share, evidence.folded_weight) > _NEGLIGIBLE_FOLD
+
+
 def check(
     evidence: Evidence, training: TrainingResult, base_elbo: float, capped_share: float
 ) -> list[str]:
@@ -83,8 +88,8 @@ def check(
             "once, so the corrected draws lean towards the flow's own. Raise pool_size, or train "
             "longer (max_steps=)."
         )
-    folded = max(evidence.folded_share, evidence.folded_weight)
-    if folded > _NEGLIGIBLE_FOLD:
+    if folds(evidence):
+        folded = max(evidence.folded_share, evidence.folded_weight)
         found.append(
             f"The map folds: its determinant is negative at {folded:.2%} of the draws or of their "
             "weight, so two draws may share a point, and neither the ELBO nor the log evidence is "

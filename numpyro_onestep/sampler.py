@@ -14,7 +14,7 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep import diagnostics
 from numpyro_onestep.base import WhitenedPotential, fit_base
-from numpyro_onestep.evidence import Evidence, draw_pool, summarise
+from numpyro_onestep.evidence import Evidence, Pool, draw_pool, summarise
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
 from numpyro_onestep.moves import move
 from numpyro_onestep.potential import AbstractPotential, Site, function_potential, model_potential
@@ -117,46 +117,46 @@ class OneStep(Results):
         whitened = WhitenedPotential(potential, base_fit.base)
         clock = _lap(seconds, "base", clock)
         flow = _initial_flow(start, key_flow, settings)
+        about = args, kwargs, init_params, sites, whitened, base_fit
         attempts = []
         for num_steps in settings.step_budgets:
             attempt = replace(settings, num_flow_steps=num_steps)
             training = train(flow, whitened, jr.fold_in(key_train, num_steps), attempt)
             clock = _lap(seconds, "training", clock)
             # From here on the trained flow is safe, whatever happens to the draws.
-            run = Run(args, kwargs, init_params, sites, whitened, base_fit, training, seconds)
-            run.num_flow_steps = num_steps
-            self._last = run
-            pool = draw_pool(
-                training.flow,
-                whitened,
-                key_pool,
-                settings.num_pool,
-                num_steps,
-                settings.num_wide,
-                settings.batch_bytes,
-            )
-            run.pool = pool
-            run.evidence, run.smoothed = summarise(pool)
+            self._last = run = Run(*about, training, seconds, num_steps)
+            run.pool = self._pool(run, key_pool)
+            run.evidence, run.smoothed = summarise(run.pool)
             clock = _lap(seconds, "draws", clock)
             attempts.append(run)
-            enough = run.evidence.ess >= _ENOUGH_ESS * settings.num_pool
-            if enough or training.interrupted:
+            if training.interrupted or run.evidence.ess >= _ENOUGH_ESS * settings.num_pool:
                 break
-        self._last = run = max(attempts, key=lambda run: run.evidence.elbo)
-        training, pool = run.training, run.pool
+        self._last = run = max(attempts, key=_quality)
         run.chosen = np.arange(settings.num_samples)
         if settings.correction == "psis" and np.isfinite(run.evidence.log_evidence):
             run.chosen, run.capped_share = resample(key_choice, run.smoothed, settings.num_samples)
-        run.x = pool.x[run.chosen]
+        run.x = run.pool.x[run.chosen]
         if self._needs_moves(run.evidence):
             run.moved = True
             run.x = move(whitened, run.x, key_move, settings.num_moves)
         run.samples = jax.block_until_ready(self._constrain(run.x))
         _lap(seconds, "draws", clock)
         run.messages = diagnostics.check(
-            run.evidence, training, float(base_fit.elbo), run.capped_share
+            run.evidence, run.training, float(base_fit.elbo), run.capped_share
         )
         diagnostics.warn(run.messages, stacklevel=2)
+
+    def _pool(self, run: Run, rng_key: PRNGKeyArray) -> Pool:
+        settings = self.settings
+        return draw_pool(
+            run.training.flow,
+            run.potential,
+            rng_key,
+            settings.num_pool,
+            run.num_flow_steps,
+            settings.num_wide,
+            settings.batch_bytes,
+        )
 
     def _needs_moves(self, evidence: Evidence) -> bool:
         settings = self.settings
@@ -180,6 +180,12 @@ class OneStep(Results):
             )
         assert self.potential_fn is not None
         return *function_potential(self.potential_fn, init_params), []
+
+
+def _quality(run: Run) -> tuple[bool, float]:
+    """By which one run is better than another: the ELBO of a map that folds is no bound."""
+    assert run.evidence is not None
+    return not diagnostics.folds(run.evidence), run.evidence.elbo
 
 
 def _initial_flow(start: Float[Array, " d"], rng_key: PRNGKeyArray, settings: Settings) -> FlowMap:
