@@ -1,6 +1,6 @@
 """Cost and accuracy at d = 100, 300 and 1024, beside the Gaussian autoguides.
 
-    python -m benchmarks.high_dimension [--seeds 0 1 2]
+    python -m benchmarks.high_dimension [--targets groups ...] [--seeds 0 1 2]
 
 OneStep at default settings, then AutoMultivariateNormal and AutoLowRankMultivariateNormal with as
 many iterations of SVI (32 particles, Adam at 5e-3) as fit into the time that OneStep took, their
@@ -112,9 +112,11 @@ def main() -> None:
     """Run, print, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--targets", nargs="+", default=list(targets()), choices=targets())
     options = parser.parse_args()
     rows = []
-    for name, (model, args) in targets().items():
+    for name in options.targets:
+        model, args = targets()[name]
         for seed in options.seeds:
             key = jax.random.key(seed)
             row = {"target": name, "seed": seed, **run_onestep(model, args, key)}
