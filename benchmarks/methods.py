@@ -51,6 +51,7 @@ def run_onestep(posterior: Posterior, key, warm_key) -> tuple[dict, dict]:
     seconds = time.perf_counter() - clock
     figures = {
         "seconds": seconds,
+        "base_elbo": sampler.base_elbo,
         "elbo": sampler.elbo,
         "elbo_std_error": sampler.elbo_std_error,
         "log_evidence": sampler.log_evidence,

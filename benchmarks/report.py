@@ -74,12 +74,24 @@ def accuracy(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def seconds_to_reach(row: dict, elbo: float) -> float:
+    """Time until a run of OneStep had an ELBO, compilation included: an upper bound.
+
+    The base's where that is enough, else all of training.
+    """
+    parts = row["seconds_by_part"]
+    early = parts["initialisation"] + parts["base"]
+    if row["base_elbo"] >= elbo:
+        return early
+    return early + parts["training"] if row["elbo"] >= elbo else np.inf
+
+
 def targets(results: list[dict]) -> str:
     """Time beside NUTS, and time and ELBO beside AutoIAFNormal, medians; and how many are won."""
     lines = [
         "| posterior | OneStep (s) | NUTS (s) | AutoIAFNormal (s) | ELBO over AutoIAFNormal's | "
-        "time / NUTS | time / AutoIAFNormal |",
-        "|---" * 7 + "|",
+        "time / NUTS | to AutoIAFNormal's ELBO (s) | over its time |",
+        "|---" * 8 + "|",
     ]
     no_slower = half = both = 0
     for name in POSTERIORS:
@@ -88,20 +100,21 @@ def targets(results: list[dict]) -> str:
             continue
         both += 1
         seconds = {m: np.median([r["seconds"] for r in rows]) for m, rows in groups.items()}
-        ahead = np.median([r["elbo"] for r in groups["onestep"]]) - np.median(
-            [r["elbo"] for r in groups["iaf"]]
-        )
+        goal = np.median([r["elbo"] for r in groups["iaf"]])
+        ahead = np.median([r["elbo"] for r in groups["onestep"]]) - goal
+        reached = np.median([seconds_to_reach(r, goal) for r in groups["onestep"]])
         no_slower += seconds["onestep"] <= seconds["nuts"]
-        half += ahead >= 0 and seconds["onestep"] <= 0.5 * seconds["iaf"]
+        half += reached <= 0.5 * seconds["iaf"]
         lines.append(
             f"| {name} | {seconds['onestep']:.1f} | {seconds['nuts']:.1f} | {seconds['iaf']:.1f} | "
-            f"{ahead:+.3f} | {seconds['onestep'] / seconds['nuts']:.2f} | "
-            f"{seconds['onestep'] / seconds['iaf']:.2f} |"
+            f"{ahead:+.3f} | {seconds['onestep'] / seconds['nuts']:.2f} | {reached:.1f} | "
+            f"{reached / seconds['iaf']:.2f} |"
         )
     lines += [
         "",
-        f"No slower than NUTS on {no_slower} of {both}. An ELBO no lower than AutoIAFNormal's in "
-        f"at most half its time on {half} of {both}.",
+        f"No slower than NUTS on {no_slower} of {both}. At AutoIAFNormal's ELBO in at most half "
+        f"its time on {half} of {both} (the time until the base has it where that is enough, else "
+        "until training ended, an upper bound).",
     ]
     return "\n".join(lines)
 
@@ -114,6 +127,8 @@ def picture(results: list[dict], path: Path) -> None:
     for axis, name in zip(axes.flat, POSTERIORS, strict=False):
         for method in METHODS:
             rows = rows_of(results, name, method)
+            if not rows:
+                continue
             error = [max(r["mean_error"], r["log_sd_error"]) for r in rows]
             axis.scatter(
                 [r["seconds"] for r in rows],
@@ -128,6 +143,8 @@ def picture(results: list[dict], path: Path) -> None:
         noise = np.sqrt(2 * np.log(2 * num)) / np.sqrt(NUM_DRAWS)
         axis.axhline(noise, color="grey", linestyle="--", linewidth=1)
         axis.set(title=f"{name} (d = {num})", xscale="log", yscale="log")
+        axis.set_xticks([5, 10, 20, 40], labels=["5", "10", "20", "40"], minor=False)
+        axis.xaxis.set_minor_formatter("")
     for axis in axes[:, 0]:
         axis.set_ylabel("largest error of mean (sd) or log sd")
     for axis in axes.flat[len(POSTERIORS) :]:

@@ -9,6 +9,8 @@ from numpyro_onestep.training import TrainingResult
 
 # Up to this k the weights' mean converges as if their variance were finite.
 GOOD_PARETO_K = 0.5
+# A change of a log standard deviation that the noise of some thousand draws does not explain.
+_LARGEST_SHIFT = 0.08
 # A fold counts the weight around it twice: this much of it moves the log evidence by a few times
 # 0.001 nats, below its Monte Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
@@ -65,7 +67,11 @@ def folds(evidence: Evidence) -> bool:
 
 
 def check(
-    evidence: Evidence, training: TrainingResult, base_elbo: float, capped_share: float
+    evidence: Evidence,
+    training: TrainingResult,
+    base_elbo: float,
+    capped_share: float,
+    shift: float = 0.0,
 ) -> list[str]:
     """Everything that speaks against a result, as sentences with a remedy."""
     found = []
@@ -87,6 +93,13 @@ def check(
             f"{capped_share:.1%} of the posterior's weight lies on draws too heavy to be chosen "
             "once, so the corrected draws lean towards the flow's own. Raise pool_size, or train "
             "longer (max_steps=)."
+        )
+    if shift > _LARGEST_SHIFT:
+        found.append(
+            f"Short Markov chains from the corrected draws changed a standard deviation by "
+            f"{math.expm1(shift):.0%}: the flow gives part of the posterior too little mass. The "
+            "draws returned are where the chains ended; they may lack some of it still, and so may "
+            "the log evidence. Raise num_moves, reparameterise the model, or compare with NUTS."
         )
     if folds(evidence):
         folded = max(evidence.folded_share, evidence.folded_weight)

@@ -42,6 +42,7 @@ class Run:
     capped_share: float = 0.0
     x: Any = None
     moved: bool = False
+    shift: float = 0.0  # largest change of a log standard deviation by the moves
     samples: PyTree = None
     messages: list[str] = field(default_factory=list)
 
@@ -122,6 +123,11 @@ class Results:
     def elbo(self) -> float:
         """Mean log weight (nats): a lower bound of the log evidence where the map is injective."""
         return self._evidence.elbo
+
+    @property
+    def base_elbo(self) -> float:
+        """ELBO of the Gaussian base alone (nats): what the flow started from."""
+        return float(self._trained().base_fit.elbo)
 
     @property
     def elbo_std_error(self) -> float:

@@ -138,11 +138,13 @@ class OneStep(Results):
         run.x = run.pool.x[run.chosen]
         if self._needs_moves(run.evidence):
             run.moved = True
-            run.x = move(whitened, run.x, key_move, settings.num_moves)
+            before = np.asarray(run.x)
+            run.x = move(whitened, before, key_move, settings.num_moves)
+            run.shift = float(np.abs(np.log(np.std(run.x, 0) / before.std(0))).max())
         run.samples = jax.block_until_ready(self._constrain(run.x))
         _lap(seconds, "draws", clock)
         run.messages = diagnostics.check(
-            run.evidence, run.training, float(base_fit.elbo), run.capped_share
+            run.evidence, run.training, float(base_fit.elbo), run.capped_share, run.shift
         )
         diagnostics.warn(run.messages, stacklevel=2)
 
