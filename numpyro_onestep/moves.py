@@ -7,9 +7,12 @@ and without the flow, walk on into it; draws that were exact stay exact.  (Resam
 Berzuini, "Following a moving target", JRSS B 2001.)
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_onestep.base import WhitenedPotential
@@ -19,6 +22,48 @@ from numpyro_onestep.evidence import map_in_batches
 _LEAPFROG_STEPS = 8
 # Step sizes in whitened units vary from step to step: a neck needs small ones.
 _STEP_SIZES = (0.08, 0.45)
+# Rounds of moves: on as long as a round changes what the one before it left.
+_MOST_ROUNDS = 4
+# A change of a log standard deviation below the first number is nothing.  Above it, it is worth
+# another round if so many standard errors large, and proof that the draws were wrong if more.
+_SMALLEST_SHIFT, _SUSPECTED, _PROVEN = 0.04, 2.5, 4.0
+
+
+class Moved(NamedTuple):
+    """Where the chains ended."""
+
+    x: Float[Array, "n d"]
+    num_steps: int
+    shift: float  # largest change of a log standard deviation that noise does not explain, or 0
+
+
+def move_until_level(
+    potential: WhitenedPotential, x: Float[Array, "n d"], rng_key: PRNGKeyArray, num_steps: int
+) -> Moved:
+    """Rounds of `num_steps` moves, a second and more only where they change the draws' spread."""
+    at, taken, proven = x, 0, 0.0
+    for index in range(_MOST_ROUNDS):
+        at = move(potential, at, jr.fold_in(rng_key, index), num_steps)
+        taken += num_steps
+        proven = spread_shift(x, at, _PROVEN)
+        if not spread_shift(x, at, _SUSPECTED):
+            break
+    return Moved(at, taken, proven)
+
+
+def spread_shift(before: Float[Array, "n d"], after: Float[Array, "n d"], errors: float) -> float:
+    """Largest change of a log standard deviation of at least so many standard errors, else zero.
+
+    The standard error is that of the difference of two means over the same chains: a draw
+    contributes half its squared deviation, in units of the variance.
+    """
+    old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    scale_old, scale_new = old.std(0), new.std(0)
+    change = np.log(scale_new / scale_old)
+    squares = [((v - v.mean(0)) / s) ** 2 for v, s in ((old, scale_old), (new, scale_new))]
+    error = 0.5 * (squares[1] - squares[0]).std(0) / len(old) ** 0.5
+    real = (abs(change) > _SMALLEST_SHIFT) & (abs(change) > errors * error)
+    return float(np.max(abs(change) * real, initial=0.0))
 
 
 @compiled

@@ -41,8 +41,8 @@ class Run:
     chosen: np.ndarray | None = None
     capped_share: float = 0.0
     x: Any = None
-    moved: bool = False
-    shift: float = 0.0  # largest change of a log standard deviation by the moves
+    num_moves: int = 0  # taken by every draw
+    shift: float = 0.0  # largest real change of a log standard deviation by the moves
     samples: PyTree = None
     messages: list[str] = field(default_factory=list)
 
@@ -224,7 +224,7 @@ class Results:
             ("", diagnostics.verdict(evidence)),
             ("ESS of weights", f"{self.ess:.0f} of {evidence.num_draws} draws"),
             ("map folds at", f"{self.folded_share:.2%} of draws"),
-            ("draws", diagnostics.draws_line(self.settings, run.num_flow_steps, run.moved)),
+            ("draws", diagnostics.draws_line(self.settings, run.num_flow_steps, run.num_moves)),
             ("training", diagnostics.training_line(run.training, run.seconds)),
         ]
         for name, value in rows:
@@ -246,7 +246,7 @@ class Results:
         assert run.pool is not None
         posterior = {name: np.asarray(value) for name, value in flatten_names(run.samples).items()}
         potential = run.potential.potential
-        if run.moved:
+        if run.num_moves:
             stats = {"lp": _log_density(potential, run.x)}
         else:
             pool = jax.tree.map(lambda leaf: np.asarray(leaf)[run.chosen], run.pool)

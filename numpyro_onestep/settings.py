@@ -20,7 +20,8 @@ class Settings:
     - `correction`: `"psis"` (default) draws a pool, weighs it exactly, Pareto-smooths the weights
       and resamples without replacement; `None` returns the flow's own draws.
     - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
-      above 0.5 and the gap above 0.01 nats; 0 leaves them where they are. Default 25.
+      above 0.4 and the gap above 0.01 nats, and up to four times as many as long as these change
+      their spread; 0 leaves them where they are. Default 25.
     - `pool_size`: draws weighed for the evidence and the correction. Default 10 a sample.
     - `batch_bytes`: memory that one batch of Jacobians may take. Default 64 MiB.
     - `progress_bar`: show one while training. Default True.
@@ -48,7 +49,7 @@ class Settings:
     - `max_steps`: most iterations; training stops earlier once the ELBO has stopped rising.
       Default 10000.
     - `tolerance`: rise of the ELBO over the last quarter of the iterations, its noise added, below
-      which training has converged (nats). Default 0.01.
+      which training has converged (nats). Default 0.02.
     - `batch_size`: draws an iteration. Default 32.
     - `tail_fraction`: share of each batch that follows Langevin chains instead of the base, so that
       the flow is also right where its draws are rare. Default 0.25.

@@ -3,7 +3,7 @@ import jax.random as jr
 import numpy as np
 
 from numpyro_onestep.base import GaussianBase, WhitenedPotential
-from numpyro_onestep.moves import move
+from numpyro_onestep.moves import move, spread_shift
 from numpyro_onestep.potential import FunctionPotential
 from tests.conftest import correlated_gaussian
 
@@ -43,3 +43,12 @@ def test_no_draw_leaves_the_finite_density():
     moved = move(whitened(half_line, jnp.zeros(1), jnp.eye(1)), x, jr.key(1), 20)
     assert jnp.all(moved > 0)
     assert jnp.all(jnp.isfinite(moved))
+
+
+def test_only_a_change_beyond_noise_counts():
+    before = jr.normal(jr.key(0), (4000, 3))
+    after = jr.normal(jr.key(1), (4000, 3))
+    # A change of 0.05 is 3 standard errors of two independent sets of 4000: noise is below it.
+    assert spread_shift(before, after, 4.0) == 0
+    wider = spread_shift(before, after * jnp.array([1.0, 1.2, 1.0]), 4.0)
+    np.testing.assert_allclose(wider, np.log(1.2), atol=4 * (1 / 4000) ** 0.5)
