@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from benchmarks.models import POSTERIORS
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "benchmarks" / "results" / "posteriors.json"
+LIMIT = 600  # seconds a run may take: a library that blocks for ever ends no benchmark
 PACKAGES = ("numpyro_onestep", "numpyro", "jax", "jaxlib", "equinox", "optax", "arviz", "blackjax")
 
 
@@ -72,6 +74,21 @@ def machine() -> dict:
     }
 
 
+def _child(command: list[str], limit: float) -> list[dict]:
+    """The rows that a process of its own prints; those it had printed when it failed or hung."""
+    output, trouble = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+    with output, trouble:
+        try:
+            subprocess.run(
+                command, cwd=ROOT, stdout=output, stderr=trouble, timeout=limit, check=True
+            )
+        except subprocess.SubprocessError as error:
+            trouble.seek(0)
+            print(f"{error}\n{trouble.read()[-2000:]}", file=sys.stderr)
+        output.seek(0)
+        return [json.loads(line) for line in output if line.startswith("{")]
+
+
 def main() -> None:
     """Run everything asked for, or one posterior and method when called as a child."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -101,10 +118,7 @@ def main() -> None:
                 continue
             command = [sys.executable, "-m", "benchmarks.posteriors", "--child"]
             command += ["--posteriors", name, "--methods", method, "--seeds", *map(str, seeds)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-            if done.returncode:
-                print(done.stderr[-2000:], file=sys.stderr)
+            rows = _child(command, LIMIT * len(seeds))
             results += rows
             for row in rows:
                 text = row.get("error") or (

@@ -119,7 +119,7 @@ class OneStep(Results):
         flow = _initial_flow(start, key_flow, settings)
         about = args, kwargs, init_params, sites, whitened, base_fit
         attempts = []
-        for num_steps in settings.step_budgets:
+        for num_steps in settings.step_budgets(start.size):
             attempt = replace(settings, num_flow_steps=num_steps)
             training = train(flow, whitened, jr.fold_in(key_train, num_steps), attempt)
             clock = _lap(seconds, "training", clock)

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 Correction = Literal["psis"] | None
 
+# Up to here the network is wide, and a second step is tried where one is not enough.
+_MODERATE_DIMENSION = 128
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -16,7 +19,7 @@ class Settings:
     - `num_samples`: posterior draws that `run` leaves behind. Default 4000.
     - `num_flow_steps`: steps k of the deterministic flow that makes a draw: one network evaluation
       each. Must divide `num_grid_steps`. Default None: 1, and where the weights of its pool are
-      worth less than a quarter of it, training begins again with 2.
+      worth less than a quarter of it, training begins again with 2 (up to 128 dimensions).
     - `correction`: `"psis"` (default) draws a pool, weighs it exactly, Pareto-smooths the weights
       and resamples without replacement; `None` returns the flow's own draws.
     - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
@@ -152,14 +155,16 @@ class Settings:
 
     def network_width(self, d: int) -> int:
         """Units of the hidden layer in d dimensions."""
-        return self.width or (256 if d <= 128 else 64)
+        return self.width or (256 if d <= _MODERATE_DIMENSION else 64)
 
-    @property
-    def step_budgets(self) -> tuple[int, ...]:
-        """The numbers of flow steps to try, one after the other."""
-        # The flow of the distillation stage alone is the same at every budget.
-        free = (1, 2) if self.elbo_weight and self.num_grid_steps > 1 else (1,)
-        return free if self.num_flow_steps is None else (self.num_flow_steps,)
+    def step_budgets(self, d: int) -> tuple[int, ...]:
+        """The numbers of flow steps to try, one after the other, in d dimensions."""
+        if self.num_flow_steps is not None:
+            return (self.num_flow_steps,)
+        # The flow of the distillation stage alone is the same at every budget, and in high
+        # dimension weights are worth little however many steps there are.
+        second = self.elbo_weight and self.num_grid_steps > 1 and d <= _MODERATE_DIMENSION
+        return (1, 2) if second else (1,)
 
     @property
     def num_chains(self) -> int:

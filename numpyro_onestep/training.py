@@ -132,7 +132,7 @@ def _run_stage(
     state = initial_state(result.flow, potential, rng_key, settings)
     chunks: list[Records] = []
 
-    num_steps = settings.step_budgets[0]
+    num_steps = settings.num_flow_steps or 1
     name = stage if num_steps == 1 else f"{stage}, {num_steps} flow steps"
     with tqdm(total=total, desc=name, unit="it", disable=not settings.progress_bar) as bar:
 
@@ -301,7 +301,8 @@ def _evidence_losses(flow, state, potential, rng_key, settings: Settings):
     num_chains = len(state.chains)
     own = _base_noise(key_base, settings.batch_size - num_chains, potential)
     z = jnp.concatenate([state.chains, own])
-    surrogate, draws = elbo_loss(flow, potential, z, settings.step_budgets[0], settings.force_clip)
+    num_steps = settings.num_flow_steps or 1
+    surrogate, draws = elbo_loss(flow, potential, z, num_steps, settings.force_clip)
     chains = _langevin(key_chains, state.chains, jax.tree.map(lambda v: v[:num_chains], draws))
     weights = draws.log_weight[num_chains:]
     finite = jnp.isfinite(weights)
