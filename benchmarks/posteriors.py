@@ -76,8 +76,7 @@ def machine() -> dict:
 
 def _child(command: list[str], limit: float) -> list[dict]:
     """The rows that a process of its own prints; those it had printed when it failed or hung."""
-    output, trouble = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
-    with output, trouble:
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as trouble:
         try:
             subprocess.run(
                 command, cwd=ROOT, stdout=output, stderr=trouble, timeout=limit, check=True

@@ -9,7 +9,7 @@ descent, as Pathfinder does (Zhang et al., JMLR 2022), and the best ELBO wins.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,6 +20,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_onestep.compilation import compiled
+from numpyro_onestep.noise import STANDARD_NORMAL, AbstractNoise
 from numpyro_onestep.potential import AbstractPotential
 
 _DESCENT_STEPS = 100
@@ -57,19 +58,24 @@ class GaussianBase(eqx.Module):
 
 
 class WhitenedPotential(eqx.Module):
-    """The target's potential in whitened coordinates: -log gamma(y), y ~ N(0, I) under the base."""
+    """The target's potential in whitened coordinates: -log gamma(y), y = L^-1 (x - loc).
 
-    potential: AbstractPotential
+    `noise` is what y is drawn from before the flow: N(0, I) makes x a draw of the base.
+    """
+
+    potential: Any  # an AbstractPotential, or for exploration any function of x
     base: GaussianBase
+    noise: AbstractNoise = STANDARD_NORMAL
+
+    def sample_noise(
+        self, rng_key: PRNGKeyArray, num: int, scale: Any = 1.0
+    ) -> Float[Array, "n d"]:
+        """Draws to send through the flow."""
+        return self.noise.sample(rng_key, num, self.base.loc, scale)
 
     def __call__(self, y: Float[Array, " d"]) -> Float[Array, ""]:
         """-log gamma(y) = U(loc + L y) - log|det L| (nats)."""
         return self.potential(self.base.unwhiten(y)) - self.base.log_det
-
-
-def standard_normal_log_density(z: Float[Array, " d"]) -> Float[Array, ""]:
-    """Log N(z; 0, I)."""
-    return -0.5 * jnp.sum(z**2) - 0.5 * z.size * jnp.log(2 * jnp.pi)
 
 
 def wide_scale(d: int) -> float:
@@ -95,9 +101,9 @@ def fit_base(
     """
     d = start.size
     if d > _LARGEST_MATCHED:
-        path = _descend(potential, start, _LONG_DESCENT_STEPS)
+        path = descend(potential, start, _LONG_DESCENT_STEPS)
         return _judge(potential, _laplace(potential, path[-1]), rng_key)
-    starts = _descend(potential, start, _DESCENT_STEPS)[jnp.array(_START_STEPS)]
+    starts = descend(potential, start, _DESCENT_STEPS)[jnp.array(_START_STEPS)]
 
     def fit_one(point, key):
         key_fit, key_elbo = jr.split(key)
@@ -111,10 +117,14 @@ def fit_base(
 def _judge(potential: AbstractPotential, base: GaussianBase, rng_key: PRNGKeyArray) -> BaseFit:
     """A base with its ELBO."""
     whitened = WhitenedPotential(potential, base)
-    z = jr.normal(rng_key, (_ELBO_DRAWS, base.loc.size), base.loc.dtype)
-    log_weights = -jax.vmap(whitened)(z) - jax.vmap(standard_normal_log_density)(z)
-    elbo = jnp.mean(log_weights)
-    return BaseFit(base, jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf))
+    return BaseFit(base, noise_elbo(whitened, rng_key))
+
+
+def noise_elbo(whitened: WhitenedPotential, rng_key: PRNGKeyArray) -> Float[Array, ""]:
+    """The ELBO of the noise itself, without a flow (nats; -inf where it is not finite)."""
+    z = whitened.sample_noise(rng_key, _ELBO_DRAWS)
+    elbo = jnp.mean(-jax.vmap(whitened)(z) - jax.vmap(whitened.noise.log_density)(z))
+    return jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf)
 
 
 def _laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> GaussianBase:
@@ -123,13 +133,7 @@ def _laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> Gaussian
     Directions without curvature, or with the wrong one, are taken to be as flat as the flattest
     that bends the right way.
     """
-    gradient = jax.grad(potential)
-    identity = jnp.eye(mode.size, dtype=mode.dtype)
-    # A hundred columns of the Hessian at a time: d of them could take much memory.
-    hessian = jax.lax.map(
-        lambda column: jax.jvp(gradient, (mode,), (column,))[1], identity, batch_size=100
-    )
-    eigenvalues, vectors = jnp.linalg.eigh(0.5 * (hessian + hessian.T))
+    eigenvalues, vectors = jnp.linalg.eigh(hessian(potential, mode))
     smallest = jnp.min(jnp.where(eigenvalues > _FLATTEST, eigenvalues, jnp.inf))
     floor = jnp.where(jnp.isfinite(smallest), smallest, 1.0)
     root = vectors / jnp.sqrt(jnp.maximum(eigenvalues, floor))
@@ -137,7 +141,19 @@ def _laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> Gaussian
     return GaussianBase(mode, triangle * jnp.sign(jnp.diagonal(triangle)))
 
 
-def _descend(
+def hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Float[Array, "d d"]:
+    """The potential's second derivatives, a hundred columns at a time: d could take much memory."""
+    gradient = jax.grad(potential)
+    identity = jnp.eye(x.size, dtype=x.dtype)
+    columns = jax.lax.map(
+        lambda column: jax.jvp(gradient, (x,), (column,))[1],
+        identity,
+        batch_size=min(100, x.size),
+    )
+    return 0.5 * (columns + columns.T)
+
+
+def descend(
     potential: AbstractPotential, start: Float[Array, " d"], num_steps: int
 ) -> Float[Array, "steps d"]:
     """The points that L-BFGS visits on its way down the potential."""

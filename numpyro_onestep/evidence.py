@@ -1,7 +1,7 @@
 """Exact weights of draws, and what they say: ELBO, log evidence, Pareto k, effective sample size.
 
 The deterministic-flow weight of a draw x = T(z) is
-    log w = log gamma(x) - log N(z; 0, I) + log|det dT/dz|
+    log w = log gamma(x) - log n(z) + log|det dT/dz|,   n the noise: N(0, I) or a mixture,
 by the exact volume of the very map that made the draw.  E[log w] is the ELBO, a lower bound of
 log Z where the map is injective, and E[w] = Z.
 
@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from scipy.special import logsumexp
 
-from numpyro_onestep.base import WhitenedPotential, standard_normal_log_density, wide_scale
+from numpyro_onestep.base import WhitenedPotential, wide_scale
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
 
@@ -68,7 +67,7 @@ def draw(
     flow: FlowMap, potential: WhitenedPotential, rng_key: PRNGKeyArray, num: int, num_steps: int
 ) -> Float[Array, "n d"]:
     """Draws of the k-step map on R^d, without their densities: k network evaluations each."""
-    z = _noise(rng_key, num, potential)
+    z = potential.sample_noise(rng_key, num)
     return map_in_batches(lambda at: potential.base.unwhiten(flow(at, num_steps)), z, 10_000)
 
 
@@ -87,17 +86,17 @@ def draw_pool(
     Jacobians are computed in batches that take at most about `batch_bytes` of memory.  The same
     key gives the same draws as `draw`, the wider ones apart.
     """
-    z = _noise(rng_key, num, potential)
-    own, share, wide = jnp.arange(num) < num - num_wide, num_wide / num, wide_scale(z.shape[1])
-    z = jnp.where(own[:, None], z, wide * z)
+    own, share = jnp.arange(num) < num - num_wide, num_wide / num
+    wide = wide_scale(potential.base.loc.size)
+    z = potential.sample_noise(rng_key, num, jnp.where(own, 1.0, wide))
 
     def one(at):
         y, log_det, sign = flow.volume(at, num_steps)
         x = potential.base.unwhiten(y)
-        log_own = standard_normal_log_density(at)
+        log_own = potential.noise.log_density(at)
         log_mixture = log_own
         if num_wide:
-            log_wide = standard_normal_log_density(at / wide) - at.size * math.log(wide)
+            log_wide = potential.noise.log_density(at, wide)
             log_mixture = jnp.logaddexp(
                 math.log1p(-share) + log_own if share < 1 else -jnp.inf, math.log(share) + log_wide
             )
@@ -108,11 +107,6 @@ def draw_pool(
     bytes_each = z.dtype.itemsize * d * 4 * (flow.network.width + d)
     pool = map_in_batches(one, z, min(_LARGEST_BATCH, max(1, batch_bytes // bytes_each)))
     return pool._replace(own=own)
-
-
-def _noise(rng_key, num, potential):
-    loc = potential.base.loc
-    return jr.normal(rng_key, (num, loc.size), loc.dtype)
 
 
 def map_in_batches(function: Callable, values: PyTree, limit: int) -> PyTree:

@@ -66,7 +66,6 @@ def spread_shift(before: Float[Array, "n d"], after: Float[Array, "n d"], errors
     return float(np.max(abs(change) * real, initial=0.0))
 
 
-@compiled
 def move(
     potential: WhitenedPotential, x: Float[Array, "n d"], rng_key: PRNGKeyArray, num_steps: int
 ) -> Float[Array, "n d"]:
@@ -74,9 +73,25 @@ def move(
 
     A step to where the density is not finite is rejected.
     """
-    d = x.shape[1]
+    factor = min(1.0, (50 / x.shape[1]) ** 0.25)
+    sizes = np.asarray([factor * size for size in _STEP_SIZES], x.dtype)
+    return hamiltonian_steps(potential, x, rng_key, num_steps, sizes)[0]
+
+
+@compiled
+def hamiltonian_steps(
+    potential: WhitenedPotential,
+    x: Float[Array, "n d"],
+    rng_key: PRNGKeyArray,
+    num_steps: int,
+    step_sizes: Float[np.ndarray, " 2"],
+) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
+    """The chains' ends, and the share of their steps that was accepted.
+
+    Sizes of steps are log-uniform between the two given, in units of the base.
+    """
     value_and_grad = jax.value_and_grad(potential)
-    smallest, largest = (jnp.log(size * min(1.0, (50 / d) ** 0.25)) for size in _STEP_SIZES)
+    smallest, largest = jnp.log(step_sizes)
 
     def one(index_and_draw):
         index, draw = index_and_draw
@@ -103,10 +118,12 @@ def move(
             accept = jnp.log(jr.uniform(key_accept, (), y.dtype)) < log_ratio
             accept &= jnp.isfinite(new_energy) & jnp.isfinite(log_ratio)
             new = at, new_energy, new_gradient
-            return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, state), None
+            return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, state), accept
 
         state = start, *value_and_grad(start)
-        (end, _, _), _ = jax.lax.scan(step, state, jr.split(jr.fold_in(rng_key, index), num_steps))
-        return potential.base.unwhiten(end)
+        keys = jr.split(jr.fold_in(rng_key, index), num_steps)
+        (end, _, _), accepted = jax.lax.scan(step, state, keys)
+        return potential.base.unwhiten(end), jnp.mean(accepted)
 
-    return map_in_batches(one, (jnp.arange(len(x)), x), 1000)
+    x, accepted = map_in_batches(one, (jnp.arange(len(x)), x), 1000)
+    return x, jnp.mean(accepted)

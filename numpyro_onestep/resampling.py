@@ -45,6 +45,18 @@ def resample(
     return rng.permutation(chosen), excess
 
 
+def systematic(rng: np.random.Generator, weights: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """As many members as there are, with replacement: each its weight's share, rounded up or down.
+
+    Args:
+        rng: a NumPy generator.
+        weights: which sum to one.
+    """
+    edges = np.cumsum(weights)
+    ticks = (rng.uniform() + np.arange(len(weights))) / len(weights) * edges[-1]
+    return np.minimum(np.searchsorted(edges, ticks, side="right"), len(weights) - 1)
+
+
 def _distinct(chosen: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Replace a repeat, which rounding of a certain inclusion may cause, by an unused member."""
     unique = np.unique(chosen)

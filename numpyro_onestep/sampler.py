@@ -15,7 +15,9 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_onestep import diagnostics
 from numpyro_onestep.base import WhitenedPotential, fit_base
 from numpyro_onestep.evidence import Evidence, Pool, draw_pool, summarise
+from numpyro_onestep.exploration import explore
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
+from numpyro_onestep.mixture import fit_mixture
 from numpyro_onestep.moves import move_until_level
 from numpyro_onestep.potential import AbstractPotential, Site, function_potential, model_potential
 from numpyro_onestep.resampling import resample
@@ -116,6 +118,11 @@ class OneStep(Results):
         base_fit = jax.block_until_ready(fit_base(potential, start, key_base))
         whitened = WhitenedPotential(potential, base_fit.base)
         clock = _lap(seconds, "base", clock)
+        if settings.many_modes:
+            key_explore, key_mixture = jr.split(jr.fold_in(key_base, 1))
+            population = explore(potential, start, base_fit.base, key_explore)
+            whitened, base_fit = fit_mixture(potential, population, key_mixture)
+            clock = _lap(seconds, "exploration", clock)
         flow = _initial_flow(start, key_flow, settings)
         about = args, kwargs, init_params, sites, whitened, base_fit
         attempts = []

@@ -22,6 +22,8 @@ class Settings:
       worth less than a quarter of it, training begins again with 2 (up to 128 dimensions).
     - `correction`: `"psis"` (default) draws a pool, weighs it exactly, Pareto-smooths the weights
       and resamples without replacement; `None` returns the flow's own draws.
+    - `many_modes`: say True where the posterior may have several modes: a tempered population of
+      particles then finds them, and the flow starts from a mixture. Default False.
     - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
       above 0.4 and the gap above 0.01 nats, and up to four times as many as long as these change
       their spread; 0 leaves them where they are. Default 25.
@@ -70,6 +72,7 @@ class Settings:
     num_samples: int = 4000
     num_flow_steps: int | None = None
     correction: Correction = "psis"
+    many_modes: bool = False
     num_moves: int = 25
     pool_size: int | None = None
     batch_bytes: int = 2**26
@@ -126,6 +129,13 @@ class Settings:
             self.width,
             "None or a positive integer",
             lambda v: v is None or _is_count(v),
+        )
+        _require(
+            "many_modes",
+            self.many_modes,
+            "True or False, and with True num_distillation_steps=0: paths of the distillation "
+            "stage end in a Gaussian",
+            lambda v: isinstance(v, bool) and not (v and self.num_distillation_steps),
         )
         _require("correction", self.correction, "'psis' or None", lambda v: v in ("psis", None))
         _require(

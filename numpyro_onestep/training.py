@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from numpyro_onestep.base import WhitenedPotential, wide_scale
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
+from numpyro_onestep.noise import StandardNormal
 from numpyro_onestep.objectives import (
     DrawWeights,
     elbo_loss,
@@ -205,7 +206,7 @@ def initial_state(
     """A state to begin a stage with: the teacher is the flow itself."""
     optimiser = _optimiser(settings)
     opt_state = optimiser.init(eqx.filter(flow, eqx.is_inexact_array))
-    chains = _base_noise(rng_key, settings.num_chains, potential)
+    chains = potential.sample_noise(rng_key, settings.num_chains)
     return TrainingState(flow, flow, opt_state, jnp.ones(()), chains)
 
 
@@ -271,7 +272,7 @@ def _distillation_losses(flow, state, potential, rng_key, settings: Settings):
     """The three losses of the distillation stage, weighed, on one batch of paths."""
     key_base, key_path, key_volume = jr.split(rng_key, 3)
     teacher = state.teacher
-    z = _base_noise(key_base, settings.distillation_batch_size, potential)
+    z = potential.sample_noise(key_base, settings.distillation_batch_size)
     path, states = path_loss(flow, potential, z, key_path)
     zero = jnp.zeros_like(path)
     consistency = volume = zero
@@ -299,11 +300,16 @@ def _evidence_losses(flow, state, potential, rng_key, settings: Settings):
     """
     key_base, key_chains = jr.split(rng_key)
     num_chains = len(state.chains)
-    own = _base_noise(key_base, settings.batch_size - num_chains, potential)
+    own = potential.sample_noise(key_base, settings.batch_size - num_chains)
     z = jnp.concatenate([state.chains, own])
     num_steps = settings.num_flow_steps or 1
-    surrogate, draws = elbo_loss(flow, potential, z, num_steps, settings.force_clip)
-    chains = _langevin(key_chains, state.chains, jax.tree.map(lambda v: v[:num_chains], draws))
+    surrogate, draws = elbo_loss(
+        flow, potential, z, num_steps, settings.force_clip, potential.noise
+    )
+    if isinstance(potential.noise, StandardNormal):
+        chains = _langevin(key_chains, state.chains, jax.tree.map(lambda v: v[:num_chains], draws))
+    else:  # the steps of a chain would be of no one size; wider draws go some of the way
+        chains = potential.sample_noise(key_chains, num_chains, wide_scale(z.shape[1]))
     weights = draws.log_weight[num_chains:]
     finite = jnp.isfinite(weights)
     bound = jnp.sum(jnp.where(finite, weights, 0.0)) / jnp.maximum(finite.sum(), 1)
@@ -326,8 +332,3 @@ def _langevin(rng_key, z: Float[Array, "m d"], draws: DrawWeights) -> Float[Arra
     moved = keep * z - (1 - keep) * draws.latent_force + spread * noise[0]
     fine = (draws.sign > 0) & jnp.isfinite(draws.log_weight)
     return jnp.where(fine[:, None], moved, noise[1])
-
-
-def _base_noise(rng_key, num: int, potential: WhitenedPotential) -> Float[Array, "n d"]:
-    loc = potential.base.loc
-    return jr.normal(rng_key, (num, loc.size), loc.dtype)

@@ -9,8 +9,8 @@ from numpyro_onestep.base import (
     GaussianBase,
     WhitenedPotential,
     fit_base,
-    standard_normal_log_density,
 )
+from numpyro_onestep.noise import standard_normal_log_density
 from numpyro_onestep.potential import FunctionPotential
 from tests.conftest import correlated_gaussian
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from numpyro_onestep.base import standard_normal_log_density
 from numpyro_onestep.flow import FlowMap, StepJacobian, uniform_grid
+from numpyro_onestep.noise import standard_normal_log_density
 from numpyro_onestep.objectives import (
     elbo_loss,
     path_loss,

@@ -1,9 +1,9 @@
 """The exact-volume ELBO of the k-step map T, and its path gradient.
 
-    ELBO = E_z[ log gamma(T(z)) - log N(z; 0, I) + log|det dT/dz| ]
+    ELBO = E_z[ log gamma(T(z)) - log n(z) + log|det dT/dz| ],  n the noise, N(0, I) or a mixture
 With q the density of T(z), its gradient is (Roeder et al., "Sticking the landing", 2017)
     dELBO/dtheta = -E_z[ (dT/dtheta)^T ( grad_x log q(x) - grad_x log gamma(x) ) ],  x = T(z),
-    grad_x log q(T(z)) = J^-T ( -z - grad_z log|det J(z)| ),
+    grad_x log q(T(z)) = J^-T ( grad_z log n(z) - grad_z log|det J(z)| ),
 whose variance vanishes as q approaches the target, draw by draw.  grad_z log|det J| is a
 vector-Jacobian product of z -> J(z), so nothing is differentiated with respect to theta but T.
 """
@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from numpyro_onestep.base import standard_normal_log_density
 from numpyro_onestep.flow import FlowMap
+from numpyro_onestep.noise import STANDARD_NORMAL, AbstractNoise
 
 
 class PathGradient(NamedTuple):
@@ -36,15 +36,23 @@ class DrawWeights(NamedTuple):
 
 
 def log_weight(
-    flow: FlowMap, potential: Callable, z: Float[Array, " d"], num_steps: int
+    flow: FlowMap,
+    potential: Callable,
+    z: Float[Array, " d"],
+    num_steps: int,
+    noise: AbstractNoise = STANDARD_NORMAL,
 ) -> Float[Array, ""]:
     """Log gamma(x) - log q(x) at x = T(z), by the exact volume (nats)."""
     x, log_det, _ = flow.volume(z, num_steps)
-    return -potential(x) - standard_normal_log_density(z) + log_det
+    return -potential(x) - noise.log_density(z) + log_det
 
 
 def path_gradient(
-    flow: FlowMap, potential: Callable, z: Float[Array, " d"], num_steps: int
+    flow: FlowMap,
+    potential: Callable,
+    z: Float[Array, " d"],
+    num_steps: int,
+    noise: AbstractNoise = STANDARD_NORMAL,
 ) -> PathGradient:
     """grad_x log q(x) - grad_x log gamma(x) at x = T(z).
 
@@ -66,13 +74,14 @@ def path_gradient(
 
     taus, sizes = flow.schedule(num_steps)
     one = jnp.ones((), z.dtype)
-    carry = z, -z, 0 * one, one
+    log_noise, score = jax.value_and_grad(noise.log_density)(z)
+    carry = z, score, 0 * one, one
     if num_steps == 1:
         (x, score, log_det, sign), _ = advance(carry, (taus[0], sizes[0]))
     else:
         (x, score, log_det, sign), _ = jax.lax.scan(advance, carry, (taus, sizes))
     energy, energy_gradient = jax.value_and_grad(potential)(x)
-    weight = -energy - standard_normal_log_density(z) + log_det
+    weight = -energy - log_noise + log_det
     return PathGradient(score + energy_gradient, weight, sign)
 
 
@@ -82,6 +91,7 @@ def elbo_loss(
     z: Float[Array, "n d"],
     num_steps: int,
     force_clip: float = jnp.inf,
+    noise: AbstractNoise = STANDARD_NORMAL,
 ) -> tuple[Float[Array, ""], DrawWeights]:
     """A surrogate whose gradient is the path gradient of -ELBO, and the draws' weights.
 
@@ -91,7 +101,7 @@ def elbo_loss(
     """
 
     def frozen(at):
-        force, weight, sign = path_gradient(flow, potential, at, num_steps)
+        force, weight, sign = path_gradient(flow, potential, at, num_steps, noise)
         force = _limit(force, force_clip)
         (latent,) = jax.vjp(lambda at: flow(at, num_steps), at)[1](force)
         return force, DrawWeights(weight, sign, _limit(latent, force_clip))

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.base import standard_normal_log_density
 from numpyro_onestep.flow import FlowMap
+from numpyro_onestep.noise import standard_normal_log_density
 
 
 class Path(NamedTuple):

@@ -1,0 +1,147 @@
+"""A tempered population of particles, which finds every mode and its share of the mass.
+
+Descents say where modes are and how far apart.  The first distribution is a Gaussian as wide as
+that, mixed with a Gaussian at each mode where these can be counted.  It is turned into the target
+in small steps of inverse temperature, exp(-(1 - b) U_0 - b U), with the particles weighed,
+resampled and moved by Hamiltonian Monte Carlo at each (sequential Monte Carlo samplers: Del Moral,
+Doucet and Jasra, JRSS B 2006).  Each particle meets the barriers while they are still low, and a
+mode too small to be met by chance is there from the start.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+
+from numpyro_onestep.base import GaussianBase, WhitenedPotential
+from numpyro_onestep.compilation import compiled
+from numpyro_onestep.evidence import map_in_batches
+from numpyro_onestep.modes import Modes, find_modes
+from numpyro_onestep.moves import hamiltonian_steps
+from numpyro_onestep.noise import NormalMixture, normal_mixture
+from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.resampling import systematic
+
+_NUM_PARTICLES = 4000
+# The wide Gaussian is so much wider than the spread of the descents' ends, those at the modes than
+# Laplace's approximations.
+_INFLATION = 1.5
+# More modes than this are left to the wide Gaussian.
+_MOST_LISTED = 64
+# A step of temperature leaves this share of effective particles.
+_ESS_SHARE = 0.8
+_MOST_TEMPERATURES = 200
+_MOVES = 5  # a temperature
+_GOOD_ACCEPTANCE = 0.7
+
+
+class Tempered(eqx.Module):
+    """(1 - b) U_0 + b U."""
+
+    target: AbstractPotential
+    reference: NormalMixture
+    inverse_temperature: Float[Array, ""]
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """The tempered potential (nats); where U is infinite, so is this."""
+        first, beta = -self.reference.log_density(x), self.inverse_temperature
+        return (1 - beta) * first + beta * self.target(x)
+
+
+class Population(NamedTuple):
+    """Particles of equal weight, and the log evidence that their weights gave on the way (nats)."""
+
+    x: Float[np.ndarray, "n d"]
+    modes: Modes
+    log_evidence: float
+    num_temperatures: int
+
+
+def explore(
+    potential: AbstractPotential,
+    start: Float[Array, " d"],
+    base: GaussianBase,
+    rng_key: PRNGKeyArray,
+) -> Population:
+    """Particles distributed as the target, all its modes in their right shares.
+
+    Args:
+        potential: the target.
+        start: a point of finite density.
+        base: the Gaussian that was fitted to the target: its spread is the least to start from.
+        rng_key: a JAX random key.
+
+    Raises:
+        ValueError: the temperature does not come down; the message says what to do.
+    """
+    key_starts, key_first, key_moves = jr.split(rng_key, 3)
+    modes = find_modes(potential, start, key_starts)
+    reference = _first_distribution(modes, base, start.dtype)
+    x = reference.sample(key_first, _NUM_PARTICLES, start)
+    done, log_evidence, step_size = 0.0, 0.0, 0.3
+    rng = np.random.default_rng(np.asarray(jr.key_data(key_moves)))
+    for index in range(_MOST_TEMPERATURES):
+        # Between the two temperatures the log weight changes by this, times their difference.
+        rate = np.asarray(_tempering_rate(potential, reference, x), np.float64)
+        rate = np.where(np.isfinite(rate), rate, -np.inf)
+        step = _next_step(rate, 1 - done)
+        log_weights = step * rate
+        log_evidence += logsumexp(log_weights) - np.log(len(rate))
+        done = min(done + step, 1.0)
+        x = jnp.asarray(x)[systematic(rng, np.exp(log_weights - logsumexp(log_weights)))]
+        tempered = Tempered(potential, reference, jnp.asarray(done, start.dtype))
+        whitened = WhitenedPotential(tempered, _spread(x))
+        sizes = np.asarray([0.3 * step_size, step_size], start.dtype)
+        x, accepted = hamiltonian_steps(whitened, x, jr.fold_in(key_moves, index), _MOVES, sizes)
+        step_size = float(np.clip(step_size * np.exp(accepted - _GOOD_ACCEPTANCE), 1e-4, 0.5))
+        if done >= 1:
+            return Population(np.asarray(x), modes, float(log_evidence), index + 1)
+    raise ValueError(
+        f"many_modes: after {_MOST_TEMPERATURES} temperatures only {done:.1%} of the way from a "
+        "wide Gaussian to the target is done. Rescale the parameters to about unit size, or leave "
+        "many_modes out."
+    )
+
+
+def _first_distribution(modes: Modes, base: GaussianBase, dtype) -> NormalMixture:
+    """Half a Gaussian wide enough for the ends of most descents, half the modes by their mass."""
+    low, middle, high = np.quantile(modes.ends, [0.05, 0.5, 0.95], axis=0)
+    spread = (high - low) / 3.29  # the distance of these quantiles in a Gaussian's units
+    own = np.sqrt((np.asarray(base.scale_tril, np.float64) ** 2).sum(1))
+    weights, loc, scale_tril = np.ones(1), middle[None], np.diag(_INFLATION * (spread + own))[None]
+    if 1 < len(modes.loc) <= _MOST_LISTED:
+        # Laplace's masses are rough: their square roots leave none without particles.
+        shares = np.exp(0.5 * (modes.log_mass - modes.log_mass.max()))
+        weights = np.concatenate([weights, shares / shares.sum()]) / 2
+        loc = np.concatenate([loc, modes.loc])
+        scale_tril = np.concatenate([scale_tril, _INFLATION * modes.scale_tril])
+    return normal_mixture(np.log(weights), loc, scale_tril, dtype)
+
+
+@compiled
+def _tempering_rate(potential: AbstractPotential, reference: NormalMixture, x: Float[Array, "n d"]):
+    tempered = Tempered(potential, reference, jnp.zeros((), x.dtype))
+    return map_in_batches(lambda at: tempered(at) - potential(at), x, 1000)
+
+
+def _next_step(rate: Float[np.ndarray, " n"], rest: float) -> float:
+    """The largest step of inverse temperature that leaves enough effective particles."""
+
+    def excess(step: float) -> float:
+        log_w = step * rate
+        log_ess = 2 * logsumexp(log_w) - logsumexp(2 * log_w)
+        return float(np.exp(log_ess) / len(rate) - _ESS_SHARE)
+
+    if excess(rest) >= 0 or excess(1e-6 * rest) <= 0:
+        return rest if excess(rest) >= 0 else 1e-6 * rest
+    return float(brentq(excess, 1e-6 * rest, rest, xtol=1e-9))
+
+
+def _spread(x: Float[Array, "n d"]) -> GaussianBase:
+    """Mean and standard deviations of the particles: the units of the moves."""
+    return GaussianBase(jnp.mean(x, 0), jnp.diag(jnp.std(x, 0) + 1e-6))

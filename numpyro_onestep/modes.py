@@ -1,0 +1,81 @@
+"""Modes of a target, found without the flow: descents from many starts, Laplace at each end."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from numpyro_onestep.base import descend, hessian
+from numpyro_onestep.compilation import compiled
+from numpyro_onestep.potential import AbstractPotential
+
+# Descents start this far from where the model starts, in every coordinate.
+_START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
+_DESCENT_STEPS = 100
+# Two ends are one mode within so many standard deviations of the Gaussian at the better one.
+_SAME = 2.0
+# A descent has arrived when a Newton step would move it by less than this, in those units.
+_ARRIVED = 0.5
+
+
+class Modes(NamedTuple):
+    """Distinct modes, the heaviest first, with Laplace's approximation at each."""
+
+    loc: Float[np.ndarray, "m d"]
+    scale_tril: Float[np.ndarray, "m d d"]
+    log_mass: Float[np.ndarray, " m"]  # nats
+    ends: Float[np.ndarray, "n d"]  # of all descents, arrived or not
+
+
+def find_modes(
+    potential: AbstractPotential,
+    start: Float[Array, " d"],
+    rng_key: PRNGKeyArray,
+    starts_per_scale: int = 80,
+) -> Modes:
+    """Descend from around `start` at several distances, and keep what is a minimum.
+
+    An end where the curvature is not positive, or from where Newton's step would lead away, is no
+    mode: a density that rises without bound into a neck has such ends.
+    """
+    ends, *found = _descents(potential, start, rng_key, starts_per_scale)
+    ends = np.asarray(ends, np.float64)
+    energy, gradient, curvature = (np.asarray(part, np.float64) for part in found)
+    fine = np.isfinite(energy) & np.isfinite(curvature).all((1, 2)) & np.isfinite(gradient).all(1)
+    loc, energy, gradient, curvature = (v[fine] for v in (ends, energy, gradient, curvature))
+    eigenvalues, vectors = np.linalg.eigh(curvature)
+    newton = np.einsum("nij,ni->nj", vectors, gradient) / np.sqrt(np.maximum(eigenvalues, 1e-30))
+    good = (eigenvalues[:, 0] > 1e-8 * eigenvalues[:, -1]) & ((newton**2).sum(1) < _ARRIVED**2)
+    loc, energy, curvature, eigenvalues = (v[good] for v in (loc, energy, curvature, eigenvalues))
+    d = loc.shape[1]
+    log_mass = -energy + 0.5 * d * np.log(2 * np.pi) - 0.5 * np.log(eigenvalues).sum(1)
+    kept: list[int] = []
+    for index in np.argsort(energy, kind="stable"):
+        apart = loc[kept] - loc[index]
+        if not kept or _distances(apart, curvature[kept]).min() > _SAME:
+            kept.append(int(index))
+    kept.sort(key=lambda index: -log_mass[index])
+    covariance = np.linalg.inv(curvature[kept])
+    scale_tril = np.linalg.cholesky(0.5 * (covariance + covariance.transpose(0, 2, 1)))
+    return Modes(loc[kept], scale_tril, log_mass[kept], ends)
+
+
+def _distances(apart, curvature):
+    return np.sqrt(np.einsum("ni,nij,nj->n", apart, curvature, apart))
+
+
+@compiled
+def _descents(potential: AbstractPotential, start: Float[Array, " d"], rng_key, per_scale: int):
+    """Ends of the descents, and value, gradient and Hessian there."""
+    scales = jnp.repeat(jnp.asarray(_START_SCALES, start.dtype), per_scale)
+    starts = start + scales[:, None] * jr.normal(rng_key, (scales.size, start.size), start.dtype)
+
+    def one(at):
+        end = descend(potential, at, _DESCENT_STEPS)[-1]
+        energy, gradient = jax.value_and_grad(potential)(end)
+        return end, energy, gradient, hessian(potential, end)
+
+    return jax.lax.map(one, starts, batch_size=min(100, scales.size))

@@ -1,0 +1,114 @@
+"""What the flow starts from: a distribution in whitened coordinates whose density is known.
+
+Usually the standard normal.  Where the posterior has many modes a mixture takes its place, so that
+no continuous map has to tear one Gaussian into many pieces; a draw still costs one evaluation, and
+its density stays exact.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+def standard_normal_log_density(z: Float[Array, " d"]) -> Float[Array, ""]:
+    """Log N(z; 0, I)."""
+    return -0.5 * jnp.sum(z**2) - 0.5 * z.size * jnp.log(2 * jnp.pi)
+
+
+class AbstractNoise(eqx.Module):
+    """Draws and densities (nats); `scale` widens every component by that factor."""
+
+    @abc.abstractmethod
+    def sample(
+        self, rng_key: PRNGKeyArray, num: int, like: Float[Array, " d"], scale=1.0
+    ) -> Float[Array, "n d"]:
+        """Independent draws, of the length and type of `like`; the scale may be one for each."""
+
+    @abc.abstractmethod
+    def log_density(self, z: Float[Array, " d"], scale: float = 1.0) -> Float[Array, ""]:
+        """Log density of one draw."""
+
+
+class StandardNormal(AbstractNoise):
+    """N(0, I)."""
+
+    def sample(self, rng_key, num, like, scale=1.0):
+        """Draws of N(0, scale^2 I)."""
+        return jnp.reshape(scale, (-1, 1)) * jr.normal(rng_key, (num, like.size), like.dtype)
+
+    def log_density(self, z, scale=1.0):
+        """Log N(z; 0, scale^2 I)."""
+        return standard_normal_log_density(z / scale) - z.size * jnp.log(scale)
+
+
+STANDARD_NORMAL = StandardNormal()
+
+
+class NormalMixture(AbstractNoise):
+    """A mixture of Gaussians N(loc_c, L_c L_c^T)."""
+
+    log_weights: Float[Array, " c"]
+    loc: Float[Array, "c d"]
+    scale_tril: Float[Array, "c d d"]
+    inverse: Float[Array, "c d d"]  # of each scale_tril: products are cheaper than solves
+
+    def sample(self, rng_key, num, like, scale=1.0):
+        """Draws: a component each, then a Gaussian of that component."""
+        key_component, key_normal = jr.split(rng_key)
+        component = jr.categorical(key_component, self.log_weights, shape=(num,))
+        z = jnp.reshape(scale, (-1, 1)) * jr.normal(key_normal, (num, like.size), like.dtype)
+        return self.loc[component] + jnp.einsum("nij,nj->ni", self.scale_tril[component], z)
+
+    def log_density(self, z, scale=1.0):
+        """Log of the weighted sum of the components' densities."""
+        log_components = self.log_components(z[None], scale)[0]
+        return jax.nn.logsumexp(self.log_weights + log_components)
+
+    def log_components(self, z: Float[Array, "n d"], scale: float = 1.0) -> Float[Array, "n c"]:
+        """Log densities of the single components, without their weights."""
+        white = jnp.einsum("cij,ncj->nci", self.inverse, z[:, None] - self.loc) / scale
+        log_det = jnp.log(jnp.diagonal(self.inverse, axis1=1, axis2=2)).sum(1)
+        log_normal = jax.vmap(jax.vmap(standard_normal_log_density))(white)
+        return log_normal + log_det - z.shape[1] * jnp.log(scale)
+
+
+def normal_mixture(log_weights, loc, scale_tril, dtype) -> NormalMixture:
+    """From the components' parameters, in double precision."""
+    parts = log_weights, loc, scale_tril, np.linalg.inv(scale_tril)
+    return NormalMixture(*(jnp.asarray(part, dtype) for part in parts))
+
+
+class ProductMixture(AbstractNoise):
+    """Independent coordinates, each a mixture of one-dimensional Gaussians.
+
+    With c components a coordinate it has up to c^d modes: what a mixture in d dimensions would need
+    as many components for.
+    """
+
+    log_weights: Float[Array, "d c"]
+    loc: Float[Array, "d c"]
+    scale: Float[Array, "d c"]
+
+    def sample(self, rng_key, num, like, scale=1.0):
+        """Draws, coordinate by coordinate."""
+        key_component, key_normal = jr.split(rng_key)
+        shape = num, like.size
+        component = jr.categorical(key_component, self.log_weights, shape=shape)[..., None]
+        loc, width = (
+            jnp.take_along_axis(jnp.broadcast_to(v, (num, *v.shape)), component, 2)[..., 0]
+            for v in (self.loc, self.scale)
+        )
+        z = jr.normal(key_normal, shape, like.dtype)
+        return loc + jnp.reshape(scale, (-1, 1)) * width * z
+
+    def log_density(self, z, scale=1.0):
+        """Sum over coordinates of the log density of each one's mixture."""
+        width = scale * self.scale
+        white = (z[:, None] - self.loc) / width
+        log_normal = -0.5 * white**2 - jnp.log(width) - 0.5 * jnp.log(2 * jnp.pi)
+        return jax.nn.logsumexp(self.log_weights + log_normal, axis=1).sum()
