@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 from numpyro.diagnostics import summary
 from numpyro.infer import MCMC, NUTS
 
-from numpyro_onestep.results import flatten_names
+from numpyro_onestep.inference_data import flatten_names
 from numpyro_onestep.sampler import OneStep
 
 

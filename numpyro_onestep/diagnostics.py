@@ -2,8 +2,15 @@
 
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+from jaxtyping import PyTree
+
+from numpyro_onestep.coverage import Missed
 from numpyro_onestep.evidence import Evidence
+from numpyro_onestep.inference_data import flatten_names
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.training import TrainingResult
 
@@ -15,6 +22,10 @@ NEGLIGIBLE_GAP = 0.01
 # A fold counts the weight around it twice: this much of it moves the log evidence by a few times
 # 0.001 nats, below its Monte Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
+
+
+# Mass that the draws may miss, over the mass they see: roughly estimated, so not too small.
+_NEGLIGIBLE_ODDS = 0.03
 
 
 class OneStepWarning(UserWarning):
@@ -154,6 +165,33 @@ def check(
             f"{training.final_rise:.3f} nats over the last quarter). Raise max_steps."
         )
     return found
+
+
+def check_coverage(missed: Missed | None, samples: PyTree, constrain: Callable) -> list[str]:
+    """Modes found without the flow that its draws do not reach: where, and how much they hold."""
+    if missed is None or missed.odds < _NEGLIGIBLE_ODDS:
+        return []
+    share = missed.odds / (1 + missed.odds)
+    modes = "a mode" if missed.num_modes == 1 else f"{missed.num_modes} modes"
+    return [
+        f"Descents from scattered starts found {modes} that the draws do not reach, with about "
+        f"{share:.0%} of the mass; the heaviest at {_place(missed.where, samples, constrain)}. The "
+        "draws and the evidence are those of the rest of the posterior alone. Take many_modes=True."
+    ]
+
+
+def _place(x: Any, samples: PyTree, constrain: Callable) -> str:
+    """A point by the sites in which it stands out from the draws, furthest first."""
+    at = flatten_names(constrain(x[None]))
+    found = []
+    for name, draws in flatten_names(samples).items():
+        draws, value = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (draws, at[name]))
+        distance = abs(value[0] - draws.mean(0)) / (draws.std(0) + 1e-30)
+        index = int(np.argmax(distance))
+        label = name if draws.shape[1] == 1 else f"{name}[{index}]"
+        found.append((distance[index], f"{label} = {value[0, index]:.3g}"))
+    found.sort(reverse=True)
+    return ", ".join(text for _, text in found[:3])
 
 
 def warn(messages: list[str], stacklevel: int) -> None:

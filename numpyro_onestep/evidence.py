@@ -25,6 +25,7 @@ from scipy.special import logsumexp
 from numpyro_onestep.base import WhitenedPotential, wide_scale
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
+from numpyro_onestep.potential import AbstractPotential
 
 # Larger batches are no faster, and batches of ten thousand Cholesky factors were seen to block
 # for ever on XLA's CPU thread pool (jaxlib 0.10.2, two cores).
@@ -107,6 +108,12 @@ def draw_pool(
     bytes_each = z.dtype.itemsize * d * 4 * (flow.network.width + d)
     pool = map_in_batches(one, z, min(_LARGEST_BATCH, max(1, batch_bytes // bytes_each)))
     return pool._replace(own=own)
+
+
+@compiled
+def log_density(potential: AbstractPotential, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """Log gamma(x) of many draws, not normalised (nats)."""
+    return -map_in_batches(potential, x, _LARGEST_BATCH)
 
 
 def map_in_batches(function: Callable, values: PyTree, limit: int) -> PyTree:

@@ -139,7 +139,7 @@ def _next_step(rate: Float[np.ndarray, " n"], rest: float) -> float:
 
     if excess(rest) >= 0 or excess(1e-6 * rest) <= 0:
         return rest if excess(rest) >= 0 else 1e-6 * rest
-    return float(brentq(excess, 1e-6 * rest, rest, xtol=1e-9))
+    return float(np.asarray(brentq(excess, 1e-6 * rest, rest, xtol=1e-9)))
 
 
 def _spread(x: Float[Array, "n d"]) -> GaussianBase:

@@ -8,6 +8,7 @@ import arviz as az
 import jax
 import numpy as np
 import numpyro
+from jaxtyping import PyTree
 
 
 def plate_dims(sites, samples: dict[str, Any], prefix_ndim: int = 1) -> dict[str, list[str]]:
@@ -25,6 +26,16 @@ def plate_dims(sites, samples: dict[str, Any], prefix_ndim: int = 1) -> dict[str
             event = [f"{site.name}_dim_{i}" for i in range(max(num_event, 0))]
             dims[site.name] = [*site.plates, *event]
     return dims
+
+
+def flatten_names(samples: PyTree) -> dict[str, Any]:
+    """Draws of any pytree as a flat dict: a nested dict's keys are joined by dots."""
+    if isinstance(samples, dict) and all(hasattr(v, "shape") for v in samples.values()):
+        return samples
+    leaves = jax.tree_util.tree_leaves_with_path(samples)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=".") or "x": leaf for path, leaf in leaves
+    }
 
 
 def build(

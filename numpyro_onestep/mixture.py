@@ -31,7 +31,10 @@ _PARTICLES_PER_PARAMETER = 2
 
 
 def fit_mixture(
-    potential: AbstractPotential, population: Population, rng_key: PRNGKeyArray
+    potential: AbstractPotential,
+    population: Population,
+    gaussian: BaseFit,
+    rng_key: PRNGKeyArray,
 ) -> tuple[WhitenedPotential, BaseFit]:
     """The whitened target with a mixture for its noise, and the ELBO of that.
 
@@ -51,7 +54,7 @@ def fit_mixture(
     fits = []
     for noise in mixtures:
         whitened = WhitenedPotential(potential, base, noise)
-        fits.append((whitened, BaseFit(base, noise_elbo(whitened, rng_key))))
+        fits.append((whitened, gaussian._replace(base=base, elbo=noise_elbo(whitened, rng_key))))
     return max(fits, key=lambda fit: float(fit[1].elbo))
 
 
@@ -60,8 +63,8 @@ def _normal_mixture(fitted, judged, dtype) -> NormalMixture:
     parameters = d * (d + 3) / 2
     most = int(np.clip(n / (_PARTICLES_PER_PARAMETER * parameters), 1, _MOST_COMPONENTS))
     _, model = _best(fitted, judged, most)
-    scale_tril = np.linalg.cholesky(model.covariances_)
-    return normal_mixture(np.log(model.weights_), model.means_, scale_tril, dtype)
+    scale_tril = np.linalg.cholesky(np.asarray(model.covariances_))
+    return normal_mixture(np.log(np.asarray(model.weights_)), model.means_, scale_tril, dtype)
 
 
 def _product_mixture(fitted, judged, dtype) -> ProductMixture:
@@ -71,8 +74,8 @@ def _product_mixture(fitted, judged, dtype) -> ProductMixture:
     weights, loc, scale = np.zeros((d, widest)), np.zeros((d, widest)), np.ones((d, widest))
     for j, model in enumerate(models):
         c = model.n_components
-        weights[j, :c], loc[j, :c] = model.weights_, model.means_[:, 0]
-        scale[j, :c] = np.sqrt(model.covariances_[:, 0, 0])
+        weights[j, :c], loc[j, :c] = np.asarray(model.weights_), np.asarray(model.means_)[:, 0]
+        scale[j, :c] = np.sqrt(np.asarray(model.covariances_)[:, 0, 0])
     parts = np.log(np.maximum(weights, 1e-30)), loc, scale
     return ProductMixture(*(jnp.asarray(part, dtype) for part in parts))
 

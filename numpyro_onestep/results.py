@@ -12,7 +12,16 @@ from numpyro.diagnostics import print_summary
 from numpyro_onestep import diagnostics, inference_data
 from numpyro_onestep.base import BaseFit, WhitenedPotential
 from numpyro_onestep.compilation import compiled
-from numpyro_onestep.evidence import Evidence, Pool, draw, draw_pool, map_in_batches, summarise
+from numpyro_onestep.coverage import Missed
+from numpyro_onestep.evidence import (
+    Evidence,
+    Pool,
+    draw,
+    draw_pool,
+    log_density,
+    map_in_batches,
+    summarise,
+)
 from numpyro_onestep.potential import AbstractPotential, ModelPotential, Site
 from numpyro_onestep.predictive import log_likelihood, observed_data
 from numpyro_onestep.settings import Settings
@@ -43,6 +52,7 @@ class Run:
     x: Any = None
     num_moves: int = 0  # taken by every draw
     shift: float = 0.0  # largest real change of a log standard deviation by the moves
+    missed: Missed | None = None
     samples: PyTree = None
     messages: list[str] = field(default_factory=list)
 
@@ -212,7 +222,7 @@ class Results:
             prob: mass of the highest-density interval. Default 0.9.
         """
         run, evidence = self._ran(), self._evidence
-        print_summary(flatten_names(run.samples), prob=prob, group_by_chain=False)
+        print_summary(inference_data.flatten_names(run.samples), prob=prob, group_by_chain=False)
         threshold = diagnostics.pareto_k_threshold(evidence.num_draws)
         rows = [
             ("ELBO", f"{self.elbo:.3f} +- {self.elbo_std_error:.3f} nats"),
@@ -244,10 +254,13 @@ class Results:
         """
         run = self._ran()
         assert run.pool is not None
-        posterior = {name: np.asarray(value) for name, value in flatten_names(run.samples).items()}
+        posterior = {
+            name: np.asarray(value)
+            for name, value in inference_data.flatten_names(run.samples).items()
+        }
         potential = run.potential.potential
         if run.num_moves:
-            stats = {"lp": _log_density(potential, run.x)}
+            stats = {"lp": log_density(potential, run.x)}
         else:
             pool = jax.tree.map(lambda leaf: np.asarray(leaf)[run.chosen], run.pool)
             log_weight = pool.log_density - pool.log_q
@@ -271,24 +284,9 @@ class Results:
 
 
 @compiled
-def _log_density(potential: AbstractPotential, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    return -map_in_batches(potential, x, _CONSTRAIN_BATCH)
-
-
-@compiled
 def constrain(potential: AbstractPotential, x: Float[Array, "n d"]) -> PyTree:
     """Unconstrained draws as the model's own sites."""
     return map_in_batches(potential.constrain, x, _CONSTRAIN_BATCH)
-
-
-def flatten_names(samples: PyTree) -> dict[str, Any]:
-    """Draws of any pytree as a flat dict: a nested dict's keys are joined by dots."""
-    if isinstance(samples, dict) and all(hasattr(v, "shape") for v in samples.values()):
-        return samples
-    leaves = jax.tree_util.tree_leaves_with_path(samples)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator=".") or "x": leaf for path, leaf in leaves
-    }
 
 
 def require_key(rng_key: Any) -> None:

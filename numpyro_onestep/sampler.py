@@ -14,6 +14,7 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep import diagnostics
 from numpyro_onestep.base import WhitenedPotential, fit_base
+from numpyro_onestep.coverage import find_missed
 from numpyro_onestep.evidence import Evidence, Pool, draw_pool, summarise
 from numpyro_onestep.exploration import explore
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
@@ -121,7 +122,7 @@ class OneStep(Results):
         if settings.many_modes:
             key_explore, key_mixture = jr.split(jr.fold_in(key_base, 1))
             population = explore(potential, start, base_fit.base, key_explore)
-            whitened, base_fit = fit_mixture(potential, population, key_mixture)
+            whitened, base_fit = fit_mixture(potential, population, base_fit, key_mixture)
             clock = _lap(seconds, "exploration", clock)
         flow = _initial_flow(start, key_flow, settings)
         about = args, kwargs, init_params, sites, whitened, base_fit
@@ -146,11 +147,13 @@ class OneStep(Results):
         if self._needs_moves(run.evidence):
             moved = move_until_level(whitened, run.x, key_move, settings.num_moves)
             run.x, run.num_moves, run.shift = moved
+        run.missed = find_missed(whitened, base_fit, run.x, jr.fold_in(key_move, 1))
         run.samples = jax.block_until_ready(self._constrain(run.x))
         _lap(seconds, "draws", clock)
         run.messages = diagnostics.check(
             run.evidence, run.training, float(base_fit.elbo), run.capped_share, run.shift
         )
+        run.messages += diagnostics.check_coverage(run.missed, run.samples, self._constrain)
         diagnostics.warn(run.messages, stacklevel=2)
 
     def _pool(self, run: Run, rng_key: PRNGKeyArray) -> Pool:

@@ -1,0 +1,129 @@
+"""Whether the flow's draws reach every mode: points found without the flow say so.
+
+Weights cannot see what the flow never visits.  So the ends of descents from scattered starts are
+looked for among the pool's draws.  Where one lies further from its nearest draws than draws lie
+from each other, Markov chains start there.  If they stay away from the pool too, the mass around
+them is compared with the mass that the pool sees: by their mean energies and their spread,
+    log Z_A - log Z = -(E_A[U] - E_pool[U]) + (H_A - H_pool),
+the entropies H by the standard deviations in coordinates where the pool's covariance is I.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from scipy.spatial.distance import cdist
+
+from numpyro_onestep.base import BaseFit, WhitenedPotential
+from numpyro_onestep.evidence import log_density
+from numpyro_onestep.moves import move
+
+_NUM_REFERENCE = 2000  # draws of the pool that distances are taken to
+_NUM_JUDGED = 500  # and others that say what distances are usual
+_NEIGHBOUR = 5
+# An end is away from the pool if so many times further from its neighbour than any judged draw.
+_AWAY = 1.2
+# A minimum this much above the pool's mean energy, allowing for its width, is no matter (nats).
+_HOPELESS = 10.0
+_CHAINS_EACH = 64
+_STEPS = 25
+# Two groups of chains are in one mode if their means are this near, in units of their spread.
+_SAME_MODE = 1.0
+
+
+class Missed(NamedTuple):
+    """What the flow's draws do not reach."""
+
+    num_modes: int
+    odds: float  # mass there over the mass that the pool sees
+    where: Float[Array, " d"]  # the heaviest mode
+
+
+def find_missed(
+    potential: WhitenedPotential,
+    base_fit: BaseFit,
+    x: Float[Array, "n d"],
+    rng_key: PRNGKeyArray,
+) -> Missed | None:
+    """Modes that descents found and equally weighted draws do not reach, or None.
+
+    Costs a few distances where there is nothing to suspect.
+    """
+    ends = np.asarray(base_fit.ends)[np.asarray(base_fit.arrived)]
+    draws = np.asarray(x, np.float64)
+    draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
+    if len(ends) == 0 or len(draws) < 2 * _NUM_JUDGED:
+        return None
+    pool = _Cloud(draws)
+    suspects = ends[pool.away(ends)]
+    if len(suspects) == 0:
+        return None
+    usual = _energies(potential, draws[:_NUM_JUDGED]).mean()
+    d = draws.shape[1]
+    suspects = suspects[_energies(potential, suspects) - usual + d / 2 < _HOPELESS + d]
+    if len(suspects) == 0:
+        return None
+    starts = jnp.repeat(jnp.asarray(suspects, x.dtype), _CHAINS_EACH, 0)
+    chains = move(potential, starts, rng_key, _STEPS)
+    stayed = pool.away(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH)
+    energy = _energies(potential, chains).reshape(len(suspects), _CHAINS_EACH)
+    white = pool.whiten(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH, -1)
+    modes: list[tuple[np.ndarray, np.ndarray]] = []
+    times_found: list[int] = []
+    odds, heaviest, where = 0.0, -np.inf, suspects[0]
+    for index in np.argsort(energy.mean(1)):
+        if stayed[index].mean() < 0.5:
+            continue  # the chains came back to the pool: no mode of its own
+        mean, spread = white[index].mean(0), white[index].std(0) + 1e-6
+        same = [np.mean(((mean - m) / s) ** 2) < _SAME_MODE**2 for m, s in modes]
+        if any(same):
+            times_found[same.index(True)] += 1
+            continue
+        modes.append((mean, spread))
+        times_found.append(1)
+        log_odds = usual - energy[index].mean() + np.log(spread).sum()
+        odds += float(np.exp(np.clip(log_odds, -700, 50)))
+        if log_odds > heaviest:
+            heaviest, where = log_odds, suspects[index]
+    if not modes:
+        return None
+    return Missed(len(modes), odds * _unseen_factor(times_found), jnp.asarray(where))
+
+
+def _unseen_factor(times_found: list[int]) -> float:
+    """How many modes there are for each one found: Chao's estimate, from those found once or twice.
+
+    Chao, "Nonparametric estimation of the number of classes in a population", Scand. J. Statist.
+    1984, in its bias-corrected form.
+    """
+    once, twice = times_found.count(1), times_found.count(2)
+    return 1 + once * (once - 1) / (2 * (twice + 1)) / len(times_found)
+
+
+def _energies(potential: WhitenedPotential, x) -> Float[np.ndarray, " n"]:
+    x = jnp.asarray(x, potential.base.loc.dtype)
+    return -np.asarray(log_density(potential.potential, x), np.float64)
+
+
+class _Cloud:
+    """Draws in coordinates where their covariance is I, and how near they lie to each other."""
+
+    def __init__(self, draws: Float[np.ndarray, "n d"]):
+        self.mean = draws.mean(0)
+        covariance = np.atleast_2d(np.cov(draws.T))
+        values, vectors = np.linalg.eigh(covariance)
+        self.root = vectors / np.sqrt(np.maximum(values, 1e-10 * values[-1]))
+        self.reference = self.whiten(draws[_NUM_JUDGED:])
+        self.usual = self._distances(self.whiten(draws[:_NUM_JUDGED])).max()
+
+    def whiten(self, x) -> Float[np.ndarray, "n d"]:
+        """Centred and decorrelated."""
+        return (np.asarray(x, np.float64) - self.mean) @ self.root
+
+    def away(self, x) -> Bool[np.ndarray, " n"]:
+        """Which points lie further from the draws than draws lie from each other."""
+        return self._distances(self.whiten(x)) > _AWAY * self.usual
+
+    def _distances(self, white):
+        return np.partition(cdist(white, self.reference), _NEIGHBOUR, axis=1)[:, _NEIGHBOUR]
