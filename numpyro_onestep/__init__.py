@@ -3,8 +3,17 @@
 from numpyro_onestep.compare import Comparison, compare_with_nuts
 from numpyro_onestep.diagnostics import OneStepWarning
 from numpyro_onestep.evidence import Evidence
+from numpyro_onestep.evidence_interval import EvidenceInterval
 from numpyro_onestep.sampler import OneStep
 from numpyro_onestep.settings import Settings
 
-__all__ = ["Comparison", "Evidence", "OneStep", "OneStepWarning", "Settings", "compare_with_nuts"]
+__all__ = [
+    "Comparison",
+    "Evidence",
+    "EvidenceInterval",
+    "OneStep",
+    "OneStepWarning",
+    "Settings",
+    "compare_with_nuts",
+]
 __version__ = "0.1.0"

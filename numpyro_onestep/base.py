@@ -121,7 +121,8 @@ def fit_base(
     # compiling another takes a second.
     others = [_descent(potential, at) for at in _other_starts(start, base, key_scatter)]
     ends = np.stack([path[-1] for path, _ in others])
-    slopes = np.stack([slope for _, slope in others]) @ np.asarray(base.scale_tril)
+    slopes = np.stack([np.asarray(slope, np.float64) for _, slope in others])
+    slopes = slopes @ np.asarray(base.scale_tril)
     return BaseFit(base, elbo, ends, np.linalg.norm(slopes, axis=1) < _FLAT)
 
 

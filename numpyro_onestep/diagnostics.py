@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from numpyro_onestep.corrections.corrected import Corrected
 from numpyro_onestep.coverage import Missed
-from numpyro_onestep.evidence import Evidence
+from numpyro_onestep.evidence import NEGLIGIBLE_GAP, Evidence
 from numpyro_onestep.inference_data import flatten_names
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.training import TrainingResult
 
 # Up to this k the weights' mean converges as if their variance were finite.
 GOOD_PARETO_K = 0.5
-# Nats between the log evidence and the ELBO: where the gap is next to nothing, so is the mass that
-# any tail can lack.
-NEGLIGIBLE_GAP = 0.01
+_LARGEST_R_HAT = 1.01
 # A fold counts the weight around it twice: this much of it moves the log evidence by a few times
 # 0.001 nats, below its Monte Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
@@ -59,13 +58,15 @@ def verdict(evidence: Evidence) -> str:
     return "good: the flow covers what it visits, and the weights are reliable"
 
 
-def draws_line(settings: Settings, num_flow_steps: int, num_moves: int) -> str:
+def draws_line(settings: Settings, num_flow_steps: int, corrected: Corrected | None) -> str:
     """How the draws came about."""
     steps = f"{num_flow_steps} flow step{'s' if num_flow_steps > 1 else ''} each"
-    if settings.correction is None:
-        return f"{settings.num_samples} of the flow's own, {steps}"
-    line = f"{settings.num_samples} resampled from {settings.num_pool}, {steps}"
-    return line + (f", then moved by {num_moves} steps of HMC" if num_moves else "")
+    if corrected is None:
+        return steps
+    text = f"{settings.num_samples} {corrected.line}, {steps}"
+    if corrected.r_hat is not None:
+        text += f"; R-hat {corrected.r_hat:.3f}, ESS {corrected.min_ess:.0f}"
+    return text
 
 
 def training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
@@ -91,13 +92,16 @@ def check(
     evidence: Evidence,
     training: TrainingResult,
     base_elbo: float,
-    capped_share: float,
-    shift: float = 0.0,
+    corrected: Corrected,
 ) -> list[str]:
     """Everything that speaks against a result, as sentences with a remedy."""
     found = []
     k, threshold = evidence.pareto_k, pareto_k_threshold(evidence.num_draws)
     error = pareto_k_std_error(k, evidence.num_draws)
+    gap = evidence.log_evidence - evidence.elbo
+    # Chains of NUTS owe the weights no more than their starts.
+    chains = corrected.divergences is not None
+    affected = "the log evidence" if chains else "the corrected draws and the log evidence"
     if not math.isfinite(base_elbo):
         found.append(
             "No Gaussian base with a finite ELBO was found, so training began far from the "
@@ -105,30 +109,41 @@ def check(
         )
     if not k <= threshold:
         found.append(
-            f"Pareto k is {k:.2f}, above {threshold:.2f}: a few draws carry the "
-            "weights, so the corrected draws and the log evidence may be wrong. Train longer "
-            "(max_steps=), widen the network (width=), take num_flow_steps=4, reparameterise "
-            "the model, or compare with NUTS."
+            f"Pareto k is {k:.2f}, above {threshold:.2f}: a few draws carry the weights, so "
+            f"{affected} may be wrong. Train longer (max_steps=), widen the network (width=), take "
+            "num_flow_steps=4, correction='nuts', reparameterise the model, or compare with NUTS."
         )
-    elif k + error > threshold and evidence.log_evidence - evidence.elbo > NEGLIGIBLE_GAP:
+    elif not chains and k + error > threshold and gap > NEGLIGIBLE_GAP:
         found.append(
             f"Pareto k is {k:.2f}, below {threshold:.2f} by less than its standard error of "
             f"{error:.2f}: a narrow tail or neck of the posterior may be missing from the draws. "
             "Compare with NUTS where tails matter, reparameterise the model, or take "
             "num_flow_steps=4."
         )
-    if capped_share > 0.01:
+    if corrected.capped_share > 0.01:
         found.append(
-            f"{capped_share:.1%} of the posterior's weight lies on draws too heavy to be chosen "
-            "once, so the corrected draws lean towards the flow's own. Raise pool_size, or train "
-            "longer (max_steps=)."
+            f"{corrected.capped_share:.1%} of the posterior's weight lies on draws too heavy to be "
+            "chosen once, so the corrected draws lean towards the flow's own. Raise pool_size, or "
+            "train longer (max_steps=)."
         )
-    if shift > 0:
+    if corrected.shift > 0:
         found.append(
-            f"Short Markov chains from the corrected draws changed a standard deviation by "
-            f"{math.expm1(shift):.0%}: the flow gives part of the posterior too little mass. The "
-            "draws returned are where the chains ended; they may lack some of it still, and so may "
-            "the log evidence. Raise num_moves, reparameterise the model, or compare with NUTS."
+            "Short Markov chains from the corrected draws changed a standard deviation by "
+            f"{math.expm1(corrected.shift):.0%}: the flow gives part of the posterior too little "
+            "mass. The draws returned are where the chains ended; they may lack some of it still, "
+            "and so may the log evidence. Raise num_moves, reparameterise the model, or compare "
+            "with NUTS."
+        )
+    if corrected.r_hat is not None and not corrected.r_hat < _LARGEST_R_HAT:
+        found.append(
+            f"R-hat of the correcting chains is {corrected.r_hat:.3f}, above {_LARGEST_R_HAT}: "
+            "they have not mixed, so the draws may be wrong. Raise num_samples, or train longer "
+            "(max_steps=)."
+        )
+    if corrected.divergences:
+        found.append(
+            f"{corrected.divergences} of the correcting chains' transitions diverged, so part of "
+            "the posterior may be missing. Train longer (max_steps=), or take num_flow_steps=4."
         )
     if folds(evidence):
         folded = max(evidence.folded_share, evidence.folded_weight)

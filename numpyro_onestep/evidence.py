@@ -30,6 +30,9 @@ from numpyro_onestep.potential import AbstractPotential
 # Larger batches are no faster, and batches of ten thousand Cholesky factors were seen to block
 # for ever on XLA's CPU thread pool (jaxlib 0.10.2, two cores).
 _LARGEST_BATCH = 1000
+# Nats between the log evidence and the ELBO: where the gap is next to nothing, so is the mass that
+# any tail can lack.
+NEGLIGIBLE_GAP = 0.01
 
 
 class Pool(NamedTuple):
@@ -41,6 +44,7 @@ class Pool(NamedTuple):
     log_mixture: Float[Array, " n"]  # the pool's: the flow's draws and the wider ones together
     sign: Float[Array, " n"]  # of the map's determinant: -1 proves a fold
     own: Bool[Array, " n"]  # the flow's own draws, which come first
+    z: Float[Array, "n d"]  # where the map took them from
 
     @property
     def log_weight(self) -> Float[Array, " n"]:
@@ -102,7 +106,8 @@ def draw_pool(
                 math.log1p(-share) + log_own if share < 1 else -jnp.inf, math.log(share) + log_wide
             )
         volume = log_det + potential.base.log_det
-        return Pool(x, -potential.potential(x), log_own - volume, log_mixture - volume, sign, sign)
+        log_density = -potential.potential(x)
+        return Pool(x, log_density, log_own - volume, log_mixture - volume, sign, sign, at)
 
     d = z.shape[1]
     bytes_each = z.dtype.itemsize * d * 4 * (flow.network.width + d)

@@ -45,15 +45,21 @@ def build(
     observed_data: dict[str, Any],
     dims: dict[str, list[str]],
     attrs: dict[str, Any],
+    num_chains: int = 1,
 ):
-    """Assemble the groups; draws get a leading chain of one, since they are independent.
+    """Assemble the groups; independent draws get a leading chain of one.
 
     Empty groups are left out.
     """
+
+    def by_chain(group: dict[str, Any]) -> dict[str, np.ndarray]:
+        arrays = {name: np.asarray(values) for name, values in group.items()}
+        return {name: v.reshape(num_chains, -1, *v.shape[1:]) for name, v in arrays.items()}
+
     groups = {
-        "posterior": _with_chain(posterior),
-        "sample_stats": _with_chain(sample_stats),
-        "log_likelihood": _with_chain(log_likelihood),
+        "posterior": by_chain(posterior),
+        "sample_stats": by_chain(sample_stats),
+        "log_likelihood": by_chain(log_likelihood),
         "observed_data": {k: np.asarray(v) for k, v in observed_data.items()},
     }
     groups = {name: group for name, group in groups.items() if group}
@@ -75,7 +81,3 @@ def versions() -> dict[str, str]:
         "numpyro_version": numpyro.__version__,
         "jax_version": jax.__version__,
     }
-
-
-def _with_chain(group: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(values)[None] for name, values in group.items()}

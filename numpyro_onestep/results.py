@@ -12,6 +12,7 @@ from numpyro.diagnostics import print_summary
 from numpyro_onestep import diagnostics, inference_data
 from numpyro_onestep.base import BaseFit, WhitenedPotential
 from numpyro_onestep.compilation import compiled
+from numpyro_onestep.corrections import Corrected
 from numpyro_onestep.coverage import Missed
 from numpyro_onestep.evidence import (
     Evidence,
@@ -22,6 +23,7 @@ from numpyro_onestep.evidence import (
     map_in_batches,
     summarise,
 )
+from numpyro_onestep.evidence_interval import EvidenceInterval, evidence_interval
 from numpyro_onestep.potential import AbstractPotential, ModelPotential, Site
 from numpyro_onestep.predictive import log_likelihood, observed_data
 from numpyro_onestep.settings import Settings
@@ -47,11 +49,7 @@ class Run:
     pool: Pool | None = None
     evidence: Evidence | None = None
     smoothed: np.ndarray | None = None
-    chosen: np.ndarray | None = None
-    capped_share: float = 0.0
-    x: Any = None
-    num_moves: int = 0  # taken by every draw
-    shift: float = 0.0  # largest real change of a log standard deviation by the moves
+    corrected: Corrected | None = None
     missed: Missed | None = None
     samples: PyTree = None
     messages: list[str] = field(default_factory=list)
@@ -71,10 +69,15 @@ class Results:
         moved by short Markov chains where those weights are heavy-tailed (`num_moves`).
 
         Args:
-            group_by_chain: put an axis of one chain first, as MCMC does. Default False.
+            group_by_chain: put an axis of chains first, as MCMC does: one, or four where the
+                correction runs chains. Default False.
         """
-        samples = self._ran().samples
-        return jax.tree.map(lambda leaf: leaf[None], samples) if group_by_chain else samples
+        run = self._ran()
+        assert run.corrected is not None
+        if not group_by_chain:
+            return run.samples
+        num = run.corrected.num_chains
+        return jax.tree.map(lambda leaf: leaf.reshape(num, -1, *leaf.shape[1:]), run.samples)
 
     def get_weighted_samples(self) -> tuple[PyTree, Float[np.ndarray, " pool"]]:
         """All of the pool, and the draws' exact log weights (nats, unsmoothed).
@@ -125,6 +128,43 @@ class Results:
             run.training.flow, run.potential, rng_key, num_draws, num_flow_steps, 0, limit
         )
         return summarise(pool)[0]
+
+    def evidence_interval(self, rng_key: PRNGKeyArray, num_moves: int = 100) -> EvidenceInterval:
+        """Bounds of the log evidence from both sides (nats).
+
+        The lower one is `elbo`.  The upper one, E_p[log w], is the mean log weight of posterior
+        draws: every corrected draw takes `num_moves` steps of Hamiltonian Monte Carlo, and is sent
+        back through the inverse of the map, checked by round trip.  It is above log Z as far as
+        those chains have reached the posterior; a mode that neither draws nor chains visit is
+        missing from both bounds.
+
+        Args:
+            rng_key: a JAX random key.
+            num_moves: steps of each chain. Default 100.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from numpyro_onestep import OneStep
+            >>> sampler = OneStep(potential_fn=lambda x: jnp.sum(x**2), progress_bar=False)
+            >>> sampler.run(jax.random.key(0), init_params=jnp.zeros(2))
+            >>> interval = sampler.evidence_interval(jax.random.key(1))
+            >>> bool(interval.lower < jnp.log(jnp.pi) + 0.01 < interval.upper + 0.02)
+            True
+        """
+        require_key(rng_key)
+        run = self._ran()
+        assert run.pool is not None
+        assert run.corrected is not None
+        return evidence_interval(
+            self._evidence,
+            run.pool,
+            run.training.flow,
+            run.potential,
+            run.num_flow_steps,
+            run.corrected.x,
+            rng_key,
+            num_moves,
+        )
 
     def _constrain(self, x: Float[Array, "n d"]) -> PyTree:
         return constrain(self._trained().potential.potential, x)
@@ -234,7 +274,7 @@ class Results:
             ("", diagnostics.verdict(evidence)),
             ("ESS of weights", f"{self.ess:.0f} of {evidence.num_draws} draws"),
             ("map folds at", f"{self.folded_share:.2%} of draws"),
-            ("draws", diagnostics.draws_line(self.settings, run.num_flow_steps, run.num_moves)),
+            ("draws", diagnostics.draws_line(self.settings, run.num_flow_steps, run.corrected)),
             ("training", diagnostics.training_line(run.training, run.seconds)),
         ]
         for name, value in rows:
@@ -254,15 +294,16 @@ class Results:
         """
         run = self._ran()
         assert run.pool is not None
-        posterior = {
-            name: np.asarray(value)
-            for name, value in inference_data.flatten_names(run.samples).items()
-        }
-        potential = run.potential.potential
-        if run.num_moves:
-            stats = {"lp": log_density(potential, run.x)}
+        assert run.corrected is not None
+        samples = inference_data.flatten_names(run.samples)
+        posterior = {name: np.asarray(value) for name, value in samples.items()}
+        potential, chosen = run.potential.potential, run.corrected.chosen
+        if run.corrected.stats:
+            stats = run.corrected.stats
+        elif chosen is None:
+            stats = {"lp": log_density(potential, run.corrected.x)}
         else:
-            pool = jax.tree.map(lambda leaf: np.asarray(leaf)[run.chosen], run.pool)
+            pool = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], run.pool)
             log_weight = pool.log_density - pool.log_q
             stats = {"lp": pool.log_density, "log_q": pool.log_q, "log_weight": log_weight}
         likelihood, observed = {}, {}
@@ -280,7 +321,8 @@ class Results:
             "warnings": "\n".join(run.messages),
             **inference_data.versions(),
         }
-        return inference_data.build(posterior, stats, likelihood, observed, dims, attrs)
+        chains = run.corrected.num_chains
+        return inference_data.build(posterior, stats, likelihood, observed, dims, attrs, chains)
 
 
 @compiled

@@ -1,6 +1,5 @@
 """`OneStep`: the inference class.  It assembles the other files and holds no mathematics."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,28 +7,24 @@ from typing import Any
 
 import jax
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep import diagnostics
 from numpyro_onestep.base import WhitenedPotential, fit_base
+from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
-from numpyro_onestep.evidence import Evidence, Pool, draw_pool, summarise
+from numpyro_onestep.evidence import Pool, draw_pool, summarise
 from numpyro_onestep.exploration import explore
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
 from numpyro_onestep.mixture import fit_mixture
-from numpyro_onestep.moves import move_until_level
 from numpyro_onestep.potential import AbstractPotential, Site, function_potential, model_potential
-from numpyro_onestep.resampling import resample
 from numpyro_onestep.results import Results, Run, require_key
 from numpyro_onestep.settings import Settings, make_settings
 from numpyro_onestep.training import train
 
 # Share of the pool below which one step more is tried, where the step budget is free.
 _ENOUGH_ESS = 0.25
-# Weights with a heavier tail than this are helped by moves: k itself is known to 0.1 or so.
-_LIGHT_TAIL = 0.4
 
 
 class OneStep(Results):
@@ -111,7 +106,7 @@ class OneStep(Results):
         require_key(rng_key)
         settings, seconds = self.settings, {}
         keys = jr.split(rng_key, 7)
-        key_init, key_base, key_flow, key_train, key_pool, key_choice, key_move = keys
+        key_init, key_base, key_flow, key_train, key_pool, key_correct, key_missed = keys
 
         clock = time.perf_counter()
         potential, start, sites = self._potential(key_init, args, kwargs, init_params)
@@ -140,18 +135,12 @@ class OneStep(Results):
             if training.interrupted or run.evidence.ess >= _ENOUGH_ESS * settings.num_pool:
                 break
         self._last = run = max(attempts, key=_quality)
-        run.chosen = np.arange(settings.num_samples)
-        if settings.correction == "psis" and np.isfinite(run.evidence.log_evidence):
-            run.chosen, run.capped_share = resample(key_choice, run.smoothed, settings.num_samples)
-        run.x = run.pool.x[run.chosen]
-        if self._needs_moves(run.evidence):
-            moved = move_until_level(whitened, run.x, key_move, settings.num_moves)
-            run.x, run.num_moves, run.shift = moved
-        run.missed = find_missed(whitened, base_fit, run.x, jr.fold_in(key_move, 1))
-        run.samples = jax.block_until_ready(self._constrain(run.x))
+        run.corrected = correct(run, settings, key_correct)
+        run.missed = find_missed(whitened, base_fit, run.corrected.x, key_missed)
+        run.samples = jax.block_until_ready(self._constrain(run.corrected.x))
         _lap(seconds, "draws", clock)
         run.messages = diagnostics.check(
-            run.evidence, run.training, float(base_fit.elbo), run.capped_share, run.shift
+            run.evidence, run.training, float(base_fit.elbo), run.corrected
         )
         run.messages += diagnostics.check_coverage(run.missed, run.samples, self._constrain)
         diagnostics.warn(run.messages, stacklevel=2)
@@ -167,13 +156,6 @@ class OneStep(Results):
             settings.num_wide,
             settings.batch_bytes,
         )
-
-    def _needs_moves(self, evidence: Evidence) -> bool:
-        settings = self.settings
-        heavy = evidence.pareto_k > _LIGHT_TAIL
-        gap = evidence.log_evidence - evidence.elbo
-        wanted = settings.correction == "psis" and settings.num_moves > 0
-        return wanted and heavy and diagnostics.NEGLIGIBLE_GAP < gap < math.inf
 
     def _potential(
         self, rng_key, args, kwargs, init_params

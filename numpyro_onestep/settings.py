@@ -4,7 +4,8 @@ import difflib
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-Correction = Literal["psis"] | None
+Correction = Literal["psis", "imh", "nuts"] | None
+_CORRECTIONS = ("psis", "imh", "nuts", None)
 
 # Up to here the network is wide, and a second step is tried where one is not enough.
 _MODERATE_DIMENSION = 128
@@ -21,7 +22,9 @@ class Settings:
       each. Must divide `num_grid_steps`. Default None: 1, and where the weights of its pool are
       worth less than a quarter of it, training begins again with 2 (up to 128 dimensions).
     - `correction`: `"psis"` (default) draws a pool, weighs it exactly, Pareto-smooths the weights
-      and resamples without replacement; `None` returns the flow's own draws.
+      and resamples without replacement; `"imh"` runs independence Metropolis-Hastings through the
+      pool, and `"nuts"` runs NUTS in the space the flow starts from, four chains each, with R-hat;
+      `None` returns the flow's own draws.
     - `many_modes`: say True where the posterior may have several modes: a tempered population of
       particles then finds them, and the flow starts from a mixture. Default False.
     - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
@@ -137,7 +140,12 @@ class Settings:
             "stage end in a Gaussian",
             lambda v: isinstance(v, bool) and not (v and self.num_distillation_steps),
         )
-        _require("correction", self.correction, "'psis' or None", lambda v: v in ("psis", None))
+        _require(
+            "correction",
+            self.correction,
+            "'psis', 'imh', 'nuts' or None",
+            lambda v: v in _CORRECTIONS,
+        )
         _require(
             "num_grid_steps",
             self.num_grid_steps,
@@ -189,7 +197,7 @@ class Settings:
     @property
     def num_wide(self) -> int:
         """Draws of the pool that are made a little wider than the flow's own."""
-        return self.num_pool // 10 if self.correction == "psis" else 0
+        return self.num_pool // 10 if self.correction else 0
 
 
 def make_settings(given: dict[str, Any]) -> Settings:

@@ -63,6 +63,13 @@ class StepJacobian(eqx.Module):
             log_det = log_det + jnp.sum(jnp.log(jnp.abs(self.diagonal)))
         return Factorised(log_det, sign, inverse)
 
+    def solve(self, known: Factorised, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """J^-1 v."""
+        if not self.thin:
+            return known.inverse @ v
+        scaled = v / self.diagonal
+        return scaled - self.rows @ (known.inverse @ (self.columns @ scaled)) / self.diagonal
+
     def solve_transposed(self, known: Factorised, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """J^-T v."""
         if not self.thin:

@@ -1,0 +1,71 @@
+"""The inverse of the k-step map, step by step, by Newton's method with the step's own Jacobian.
+
+Every answer is checked by the round trip: a point the map does not reach, or that Newton's method
+does not find, is said to be so.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from numpyro_onestep.flow.flow_map import FlowMap
+
+_ITERATIONS = 60
+# Shares of Newton's step that are tried; the one that comes nearest is taken.
+_SHARES = (1.0, 0.5, 0.2, 0.05)
+# Of the target's size, in units of the floats' precision: what counts as there.
+_ROUND_TRIP = 3000.0
+
+
+class Inverse(NamedTuple):
+    """Where a point came from, and whether the map does send it there."""
+
+    z: Float[Array, " d"]
+    found: Bool[Array, ""]
+
+
+def invert(
+    flow: FlowMap, y: Float[Array, " d"], near: Float[Array, " d"], num_steps: int = 1
+) -> Inverse:
+    """The z with T(z) = y.
+
+    Args:
+        flow: the map.
+        y: a point in whitened coordinates.
+        near: a z whose image is not far from y: where the map stretches much, Newton's method finds
+            nothing from anywhere.
+        num_steps: k.
+    """
+    taus, sizes = flow.schedule(num_steps)
+    _, on_the_way = jax.lax.scan(lambda at, step: (flow.step(at, *step), at), near, (taus, sizes))
+
+    def back(at, step):
+        tau, size, start = step
+        return _invert_step(flow, at, start, tau, size), None
+
+    z, _ = jax.lax.scan(back, y, (taus[::-1], sizes[::-1], on_the_way[::-1]))
+    error = jnp.max(jnp.abs(flow(z, num_steps) - y))
+    limit = _ROUND_TRIP * jnp.finfo(y.dtype).eps * (1 + jnp.max(jnp.abs(y)))
+    return Inverse(z, error < limit)
+
+
+def _invert_step(
+    flow: FlowMap, target: Float[Array, " d"], start: Float[Array, " d"], tau, step_size
+) -> Float[Array, " d"]:
+    shares = jnp.asarray(_SHARES, target.dtype)
+
+    def newton(at, _):
+        miss = flow.step(at, tau, step_size) - target
+        jacobian = flow.network.step_jacobian(at, tau, step_size)
+        candidates = at - shares[:, None] * jacobian.solve(jacobian.factorise(), miss)
+        reached = jax.vmap(lambda u: flow.step(u, tau, step_size))(candidates)
+        errors = jnp.sum((reached - target) ** 2, axis=1)
+        errors = jnp.where(jnp.isfinite(errors), errors, jnp.inf)
+        best = jnp.argmin(errors)
+        better = errors[best] < jnp.sum(miss**2)
+        return jnp.where(better, candidates[best], at), None
+
+    found, _ = jax.lax.scan(newton, start, None, length=_ITERATIONS)
+    return found

@@ -1,0 +1,50 @@
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from numpyro_onestep import OneStep, OneStepWarning
+from tests.conftest import EFFECT, STD_ERROR, correlated_gaussian, eight_schools
+
+
+@pytest.mark.parametrize("correction", ["imh", "nuts"])
+def test_chains_have_the_reference_moments(correction):
+    sampler = OneStep(eight_schools, correction=correction, progress_bar=False)
+    sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
+    grouped = sampler.get_samples(group_by_chain=True)
+    assert grouped["theta"].shape == (4, 1000, 8)
+    # posteriordb's 10,000 draws; chains' effective sizes are at least 2000.
+    for name, mean, sd in (("mu", 4.41, 3.30), ("tau", 3.60, 3.20)):
+        assert abs(float(grouped[name].mean()) - mean) < 4 * sd * (1 / 2000 + 1e-4) ** 0.5
+    stats = sampler.to_inference_data()["sample_stats"]
+    assert stats["lp"].shape == (4, 1000)
+    assert np.isfinite(stats["log_weight"].values).all()
+
+
+def test_chains_that_have_not_mixed_say_so():
+    # Ten iterations leave the flow at its base, and a pool of 100 is 25 proposals a chain.
+    def neck(x):
+        return x[0] ** 2 / 18 + 0.5 * jnp.sum(x[1:] ** 2) * jnp.exp(-x[0]) + 2 * x[0]
+
+    sampler = OneStep(
+        potential_fn=neck,
+        correction="imh",
+        num_samples=100,
+        pool_size=100,
+        num_flow_steps=1,
+        max_steps=10,
+        progress_bar=False,
+    )
+    with pytest.warns(OneStepWarning):
+        sampler.run(jr.key(0), init_params=jnp.zeros(5))
+    assert any("R-hat of the correcting chains" in message for message in sampler.messages)
+
+
+def test_the_interval_of_a_gaussian_closes_on_its_evidence():
+    target = correlated_gaussian(5)
+    sampler = OneStep(potential_fn=target, progress_bar=False)
+    sampler.run(jr.key(0), init_params=jnp.zeros(5))
+    lower, lower_error, upper, upper_error, reached = sampler.evidence_interval(jr.key(1))
+    assert reached > 0.999
+    assert lower - 4 * lower_error < target.log_z < upper + 4 * upper_error
+    assert upper - lower < 0.02
