@@ -60,19 +60,23 @@ def targets() -> dict:
     kernel = 4 * np.exp(-0.5 * (line[:, None] - line) ** 2) + 1e-4 * np.eye(299)
     smooth = np.linalg.cholesky(kernel)
     labels = rng.uniform(size=299) < 1 / (1 + np.exp(-smooth @ rng.normal(size=299)))
-    side = 32
-    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) / side
-    distance = np.linalg.norm(grid[:, None] - grid, axis=-1)
-    # Variance, scale and mean as in Moller et al. (1998) for the pines; the points are simulated.
-    variance, mean = 1.91, np.log(126) - 1.91 / 2
-    field = np.linalg.cholesky(variance * np.exp(-distance * 33) + 1e-5 * np.eye(side**2))
-    points = rng.poisson(np.exp(mean + field @ rng.normal(size=side**2)) / side**2)
     single = np.float32
     return {
         "groups": (groups, (rng.poisson(rates, (98, 4)), 98)),
         "classification": (classification, (labels.astype(int), smooth.astype(single))),
-        "cox_process": (cox_process, (points, field.astype(single), single(mean), 1 / side**2)),
+        "cox_process": (cox_process, cox_process_data(32)),
     }
+
+
+def cox_process_data(side: int) -> tuple:
+    """Points simulated on a grid, with variance, scale and mean as in Moller et al. (1998)."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) / side
+    distance = np.linalg.norm(grid[:, None] - grid, axis=-1)
+    variance, mean = 1.91, np.log(126) - 1.91 / 2
+    field = np.linalg.cholesky(variance * np.exp(-distance * 33) + 1e-5 * np.eye(side**2))
+    points = rng.poisson(np.exp(mean + field @ rng.normal(size=side**2)) / side**2)
+    return points, field.astype(np.float32), np.float32(mean), 1 / side**2
 
 
 def run_onestep(model, args, key) -> dict:
