@@ -392,6 +392,10 @@ def main(arguments: list[str] | None = None) -> list[dict]:
             )
             for message in row["warnings"]:
                 print(f"    {message}", flush=True)
+    if results:
+        from benchmarks.report import held_out_page  # matplotlib is wanted only here
+
+        held_out_page(results)
     return results
 
 

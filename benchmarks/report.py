@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.methods import METHODS, NUM_DRAWS
 from benchmarks.models import POSTERIORS
-from benchmarks.posteriors import OUTPUT, ROOT
+from benchmarks.posteriors import OUTPUT, ROOT, machine
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -154,6 +154,41 @@ def picture(results: list[dict], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=80)
     plt.close(figure)
+
+
+def held_out_page(rows: list[dict]) -> None:
+    """What `benchmarks.held_out` measured, as docs/held_out.md."""
+    columns = {
+        "seconds": ("seconds", 1),
+        "mean (sd)": ("mean_error", 3),
+        "log sd": ("log_sd_error", 3),
+        "Pareto k": ("pareto_k", 2),
+        "ESS": ("ess", 2),
+    }
+    lines = [f"| model | d | {' | '.join(columns)} | wrong | warned | wrong and silent |"]
+    lines.append("|---" * (len(columns) + 5) + "|")
+    for name in dict.fromkeys(row["posterior"] for row in rows):
+        some = [row for row in rows if row["posterior"] == name]
+        cells = [shown(some, figure, digits) for figure, digits in columns.values()]
+        counts = [
+            f"{sum(bool(row[figure]) for row in some)} of {len(some)}"
+            for figure in ("wrong", "warnings", "wrong_and_silent")
+        ]
+        label = name.removeprefix("held_out_").replace("_", " ")
+        lines.append(f"| {label} | {some[0]['dimension']} | {' | '.join(cells + counts)} |")
+    about = machine()
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "blackjax")
+    (ROOT / "docs" / "held_out.md").write_text(
+        f"""# Ten models that the defaults were not chosen on
+
+Written by `python -m benchmarks.held_out` on {about["cores"]} cores of {about["processor"]},
+Python {about["python"]}, {versions}. OneStep at default settings, compilation included; median, and
+the range over {len({row["seed"] for row in rows})} seeds. Errors are the largest over parameters,
+against long runs of NUTS; a run is wrong where one is above 0.05 and three Monte Carlo errors.
+
+{chr(10).join(lines)}
+"""
+    )
 
 
 def write(source: Path) -> None:
