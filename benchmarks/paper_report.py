@@ -101,8 +101,8 @@ above the exact ELBO of the same map.
 ## Modes and distances
 
 Shares of modes are of the 4000 corrected draws and, beside them, of the flow's own, uncorrected.
-The larger of a well's two sides holds {right_share():.3f}; errors are shares of a side's weight, and
-4000 exact draws have one of {np.sqrt(right_share() / (1 - right_share()) / 4000):.3f} on the
+The larger of a well's two sides holds {right_share():.3f}; errors are shares of a side's weight,
+and 4000 exact draws have one of {np.sqrt(right_share() / (1 - right_share()) / 4000):.3f} on the
 smaller side. Distance is the sliced 2-Wasserstein distance to 4000 exact draws (200 directions);
 two sets of exact draws lie as far apart as the last column says.
 

@@ -27,10 +27,10 @@ from numpyro_onestep.noise import NormalMixture, normal_mixture
 from numpyro_onestep.potential import AbstractPotential
 from numpyro_onestep.resampling import systematic
 
-_NUM_PARTICLES = 4000
 # The wide Gaussian is so much wider than the spread of the descents' ends, those at the modes than
 # Laplace's approximations.
 _INFLATION = 1.5
+_MOST_DIMENSIONS = 128  # a Hessian at every descent's end
 # More modes than this are left to the wide Gaussian.
 _MOST_LISTED = 64
 # A step of temperature leaves this share of effective particles.
@@ -67,6 +67,7 @@ def explore(
     start: Float[Array, " d"],
     base: GaussianBase,
     rng_key: PRNGKeyArray,
+    num_particles: int = 4000,
 ) -> Population:
     """Particles distributed as the target, all its modes in their right shares.
 
@@ -75,14 +76,21 @@ def explore(
         start: a point of finite density.
         base: the Gaussian that was fitted to the target: its spread is the least to start from.
         rng_key: a JAX random key.
+        num_particles: how many. Default 4000.
 
     Raises:
-        ValueError: the temperature does not come down; the message says what to do.
+        ValueError: more than 128 dimensions, or the temperature does not come down; the message
+            says what to do.
     """
+    if start.size > _MOST_DIMENSIONS:
+        raise ValueError(
+            f"many_modes explores up to {_MOST_DIMENSIONS} dimensions, but the target has "
+            f"{start.size}. Marginalise what can be summed out, or leave many_modes out."
+        )
     key_starts, key_first, key_moves = jr.split(rng_key, 3)
     modes = find_modes(potential, start, key_starts)
     reference = _first_distribution(modes, base, start.dtype)
-    x = reference.sample(key_first, _NUM_PARTICLES, start)
+    x = reference.sample(key_first, num_particles, start)
     done, log_evidence, step_size = 0.0, 0.0, 0.3
     rng = np.random.default_rng(np.asarray(jr.key_data(key_moves)))
     for index in range(_MOST_TEMPERATURES):

@@ -96,6 +96,14 @@ def test_training_into_one_mode_is_warned_of():
         sampler.run(jr.key(0), init_params=jnp.zeros(10))
 
 
+def test_too_many_dimensions_to_explore_are_refused():
+    sampler = OneStep(
+        potential_fn=lambda x: 0.5 * jnp.sum(x**2), many_modes=True, progress_bar=False
+    )
+    with pytest.raises(ValueError, match="up to 128 dimensions"):
+        sampler.run(jr.key(0), init_params=jnp.zeros(200))
+
+
 def test_distillation_and_many_modes_exclude_each_other():
     with pytest.raises(ValueError, match="num_distillation_steps=0"):
         OneStep(potential_fn=nine_modes, many_modes=True, num_distillation_steps=10)

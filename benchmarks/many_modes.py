@@ -1,0 +1,153 @@
+"""Models of several modes as statisticians meet them: shares of modes by symmetry, beside NUTS.
+
+    python -m benchmarks.many_modes [--models label_switching sign_ambiguity] [--seeds 0 1 2]
+
+The labels of a mixture's components can be permuted, and a product's factors can both change sign,
+so the mass of each mode is known.  Beside OneStep with and without many_modes=True stand NUTS
+(4 chains of 1000 + 1000) and the tempered particles alone, with four times the usual number.
+Writes docs/many_modes.md.
+"""
+
+import argparse
+import itertools
+import time
+import warnings
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.infer import MCMC, NUTS
+from numpyro.infer.initialization import init_to_uniform
+
+from benchmarks.posteriors import ROOT, machine
+from numpyro_onestep import OneStep
+from numpyro_onestep.base import fit_base
+from numpyro_onestep.exploration import explore
+from numpyro_onestep.potential import model_potential
+
+
+def label_switching(y):
+    """Three normals of equal weight and unknown means, in no order: six modes."""
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([3]).to_event(1))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(2))
+    mixture = dist.MixtureSameFamily(dist.Categorical(jnp.ones(3) / 3), dist.Normal(mu, sigma))
+    numpyro.sample("y", mixture, obs=y)
+
+
+def sign_ambiguity(x, y):
+    """A product of two coefficients: both may change sign."""
+    a = numpyro.sample("a", dist.Normal(0, 2))
+    b = numpyro.sample("b", dist.Normal(0, 2))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    numpyro.sample("y", dist.Normal(a * b * x, sigma), obs=y)
+
+
+def labelling(draws) -> np.ndarray:
+    """Which of the six orders a draw's means are in."""
+    orders = list(itertools.permutations(range(3)))
+    return np.array([orders.index(tuple(row)) for row in np.argsort(draws["mu"], axis=1)])
+
+
+def models() -> dict[str, tuple[Callable, tuple, Callable, int]]:
+    """Model, arguments, the mode of each draw, and how many modes of equal mass there are."""
+    rng = np.random.default_rng(0)
+    y = np.concatenate([rng.normal(loc, 1.0, 40) for loc in (-5.0, 0.0, 6.0)])
+    x = np.linspace(-1, 1, 40)
+    product = 3.0 * x + 0.5 * rng.standard_normal(40)
+    return {
+        "label_switching": (label_switching, (y,), labelling, 6),
+        "sign_ambiguity": (
+            sign_ambiguity,
+            (x, product),
+            lambda draws: (np.asarray(draws["a"]) > 0).astype(int),
+            2,
+        ),
+    }
+
+
+def run_onestep(model, args, key, many_modes: bool):
+    """Corrected draws, log evidence, and whether it warned."""
+    sampler = OneStep(model, many_modes=many_modes, progress_bar=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler.run(key, *args)
+    return sampler.get_samples(), sampler.log_evidence, "yes" if sampler.messages else "no"
+
+
+def run_nuts(model, args, key):
+    """Four chains."""
+    mcmc = MCMC(
+        NUTS(model),
+        num_warmup=1000,
+        num_samples=1000,
+        num_chains=4,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    mcmc.run(key, *args)
+    return mcmc.get_samples(), float("nan"), ""
+
+
+def run_particles(model, args, key):
+    """The tempered particles without a flow."""
+    key_start, key_base, key_explore = jr.split(key, 3)
+    potential, start, _ = model_potential(key_start, model, args, {}, None, init_to_uniform)
+    base = fit_base(potential, start, key_base).base
+    population = explore(potential, start, base, key_explore, num_particles=16_000)
+    return jax.vmap(potential.constrain)(population.x), population.log_evidence, ""
+
+
+METHODS = {
+    "OneStep(many_modes=True)": lambda *args: run_onestep(*args, True),
+    "OneStep": lambda *args: run_onestep(*args, False),
+    "NUTS": run_nuts,
+    "tempered particles": run_particles,
+}
+
+
+def main() -> None:
+    """Run and write the page."""
+    known = models()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(known), choices=known)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options = parser.parse_args()
+    lines = [
+        "| model | method | seed | modes | TV of their shares | log evidence | warned | seconds |",
+        "|---" * 8 + "|",
+    ]
+    print(*lines, sep="\n")
+    for name in options.models:
+        model, args, mode_of, num_modes = known[name]
+        for (method, function), seed in itertools.product(METHODS.items(), options.seeds):
+            jax.clear_caches()
+            clock = time.perf_counter()
+            draws, log_evidence, warned = function(model, args, jr.key(seed))
+            draws = jax.tree.map(np.asarray, draws)
+            seconds = time.perf_counter() - clock
+            counts = np.bincount(mode_of(draws), minlength=num_modes)
+            shares = counts / counts.sum()
+            distance = 0.5 * np.abs(shares - 1 / num_modes).sum()
+            lines.append(
+                f"| {name} | {method} | {seed} | {np.sum(shares > 0)} of {num_modes} | "
+                f"{distance:.3f} | {log_evidence:.3f} | {warned} | {seconds:.1f} |"
+            )
+            print(lines[-1], flush=True)
+    about = machine()
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "blackjax")
+    (ROOT / "docs" / "many_modes.md").write_text(
+        f"# Models of several modes\n\nWritten by `python -m benchmarks.many_modes` on "
+        f"{about['cores']} cores of {about['processor']}, Python {about['python']}, {versions}. "
+        "All modes of a model have the same mass, by symmetry; TV is the total variation between that "
+        "and the shares of 4000 draws (16,000 particles). Seconds include compilation.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
