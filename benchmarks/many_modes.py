@@ -142,8 +142,8 @@ def main() -> None:
     (ROOT / "docs" / "many_modes.md").write_text(
         f"# Models of several modes\n\nWritten by `python -m benchmarks.many_modes` on "
         f"{about['cores']} cores of {about['processor']}, Python {about['python']}, {versions}. "
-        "All modes of a model have the same mass, by symmetry; TV is the total variation between that "
-        "and the shares of 4000 draws (16,000 particles). Seconds include compilation.\n\n"
+        "All modes of a model have the same mass, by symmetry; TV is the total variation between "
+        "that and the shares of 4000 draws (16,000 particles). Seconds include compilation.\n\n"
         + "\n".join(lines)
         + "\n"
     )

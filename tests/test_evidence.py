@@ -23,7 +23,7 @@ def pool_of(log_weight, sign=None):
     log_weight = jnp.asarray(log_weight)
     zero = jnp.zeros_like(log_weight)
     sign = jnp.ones_like(log_weight) if sign is None else jnp.asarray(sign)
-    return Pool(zero[:, None], log_weight, zero, zero, sign, zero == 0)
+    return Pool(zero[:, None], log_weight, zero, zero, sign, zero == 0, zero[:, None])
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
