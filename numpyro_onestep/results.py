@@ -262,7 +262,8 @@ class Results:
             prob: mass of the highest-density interval. Default 0.9.
         """
         run, evidence = self._ran(), self._evidence
-        print_summary(inference_data.flatten_names(run.samples), prob=prob, group_by_chain=False)
+        grouped = inference_data.flatten_names(self.get_samples(group_by_chain=True))
+        print_summary(grouped, prob=prob, group_by_chain=True)
         threshold = diagnostics.pareto_k_threshold(evidence.num_draws)
         rows = [
             ("ELBO", f"{self.elbo:.3f} +- {self.elbo_std_error:.3f} nats"),
