@@ -27,17 +27,10 @@ from numpyro_onestep.potential import AbstractPotential
 _DESCENT_STEPS = 100
 _LONG_DESCENT_STEPS = 500
 # Above so many dimensions batch and match, cubic in d at every iteration, takes too long.
-_LARGEST_MATCHED = 128
+LARGEST_MATCHED = 128
 # Curvature below which a direction counts as flat: a standard deviation of 100.
 _FLATTEST = 1e-4
 _START_STEPS = (0, 10, 25, 99)  # of the descent: a mode at infinity is far beyond the first ones
-# Other descents begin at these distances from the start, and beside the base with one coordinate
-# moved by so many standard deviations to either side, in as many coordinates as there are sizes.
-_SCATTER = (1.0, 3.0, 10.0, 30.0) * 2
-_BESIDE = (8.0, 16.0) * 5
-# A descent has arrived at a minimum where the slope, per unit of the base, is below this; in a neck
-# without an end it stays steep.
-_FLAT = 0.5
 _NUM_ITERATIONS = 300
 _BATCH_SIZE = 32
 _ELBO_DRAWS = 512
@@ -92,15 +85,10 @@ def wide_scale(d: int) -> float:
 
 
 class BaseFit(NamedTuple):
-    """The fitted base and its ELBO (nats; -inf where no start gave a finite one).
-
-    Beside it, where descents from scattered starts ended, and which of them at a minimum.
-    """
+    """The fitted base and its ELBO (nats; -inf where no start gave a finite one)."""
 
     base: GaussianBase
     elbo: Float[Array, ""]
-    ends: Any  # m x d
-    arrived: Any  # m
 
 
 def fit_base(
@@ -109,21 +97,12 @@ def fit_base(
     """Fit the Gaussian base to a target, from one point of finite density.
 
     Batch and match from several points of a descent, or in high dimension, where each of its
-    iterations decomposes a d x d matrix, Laplace's approximation at the descent's end.  Up to that
-    dimension other descents look for other minima, for the check of coverage later.
+    iterations decomposes a d x d matrix, Laplace's approximation at the descent's end.
     """
-    if start.size > _LARGEST_MATCHED:
+    if start.size > LARGEST_MATCHED:
         return _laplace_base(potential, start, rng_key)
-    key_scatter, key_match = jr.split(rng_key)
-    path, _ = _descent(potential, start)
-    base, elbo = _matched(potential, path[np.array(_START_STEPS)], key_match)
-    # One after the other, by the program that is there already: each takes milliseconds, and
-    # compiling another takes a second.
-    others = [_descent(potential, at) for at in _other_starts(start, base, key_scatter)]
-    ends = np.stack([path[-1] for path, _ in others])
-    slopes = np.stack([np.asarray(slope, np.float64) for _, slope in others])
-    slopes = slopes @ np.asarray(base.scale_tril)
-    return BaseFit(base, elbo, ends, np.linalg.norm(slopes, axis=1) < _FLAT)
+    path, _ = descent(potential, start)
+    return _matched(potential, path[np.array(_START_STEPS)], rng_key)
 
 
 @compiled
@@ -131,49 +110,32 @@ def _laplace_base(potential, start, rng_key) -> BaseFit:
     path = descend(potential, start, _LONG_DESCENT_STEPS)
     base = _laplace(potential, path[-1])
     elbo = noise_elbo(WhitenedPotential(potential, base), rng_key)
-    return BaseFit(base, elbo, path[:0], jnp.zeros(0, bool))
+    return BaseFit(base, elbo)
 
 
 @compiled
 def _matched(
     potential: AbstractPotential, points: Float[Array, "m d"], rng_key: PRNGKeyArray
-) -> tuple[GaussianBase, Float[Array, ""]]:
+) -> BaseFit:
     """Of the fits from each of the points the one of highest ELBO."""
 
     def fit_one(point, key):
         key_fit, key_elbo = jr.split(key)
         base = _batch_and_match(potential, point, key_fit)
-        return base, noise_elbo(WhitenedPotential(potential, base), key_elbo)
+        return BaseFit(base, noise_elbo(WhitenedPotential(potential, base), key_elbo))
 
-    bases, elbos = jax.vmap(fit_one)(points, jr.split(rng_key, len(points)))
-    return jax.tree.map(lambda leaf: leaf[jnp.argmax(elbos)], (bases, elbos))
+    fits = jax.vmap(fit_one)(points, jr.split(rng_key, len(points)))
+    best = jnp.argmax(fits.elbo)
+    return jax.tree.map(lambda leaf: leaf[best], fits)
 
 
 @compiled
-def _descent(potential: AbstractPotential, start: Float[Array, " d"]):
+def descent(
+    potential: AbstractPotential, start: Float[Array, " d"]
+) -> tuple[Float[Array, "steps d"], Float[Array, " d"]]:
     """The path of a descent, and the potential's gradient at its end."""
     path = descend(potential, start, _DESCENT_STEPS)
     return path, jax.grad(potential)(path[-1])
-
-
-def _other_starts(
-    start: Float[Array, " d"], base: GaussianBase, rng_key: PRNGKeyArray
-) -> Float[np.ndarray, "m d"]:
-    """Points around the start, and points that differ from the base's centre in one coordinate.
-
-    Where every coordinate has two wells, descents from all over lead to minima that differ in half
-    their wells, each of next to no mass; the weighty neighbours differ in one.
-    """
-    rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
-    scales = np.asarray(_SCATTER)[:, None]
-    around = np.asarray(start) + scales * rng.standard_normal((len(scales), start.size))
-    factor = np.asarray(base.scale_tril, np.float64)
-    coordinates = np.resize(rng.permutation(start.size), len(_BESIDE))
-    shifts = np.zeros((len(_BESIDE), start.size))
-    sizes = np.asarray(_BESIDE) * np.sqrt((factor**2).sum(1))[coordinates]
-    shifts[np.arange(len(_BESIDE)), coordinates] = sizes
-    centre = np.asarray(base.loc)
-    return np.concatenate([around, centre + shifts, centre - shifts]).astype(start.dtype)
 
 
 def noise_elbo(whitened: WhitenedPotential, rng_key: PRNGKeyArray) -> Float[Array, ""]:

@@ -8,17 +8,29 @@ them is compared with the mass that the pool sees: by their mean energies and th
 the entropies H by the standard deviations in coordinates where the pool's covariance is I.
 """
 
+import time
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy.spatial.distance import cdist
 
-from numpyro_onestep.base import BaseFit, WhitenedPotential
+from numpyro_onestep.base import LARGEST_MATCHED, GaussianBase, WhitenedPotential, descent
 from numpyro_onestep.evidence import log_density
 from numpyro_onestep.moves import move
 
+# Descents begin at these distances from where the model starts, and beside the base with one
+# coordinate moved by so many standard deviations to either side.
+_AROUND = (1.0, 3.0, 10.0, 30.0) * 2
+_BESIDE = (8.0, 16.0) * 5
+# So many descents are made in any case, the rest while they take less than this share of training.
+_FEWEST_DESCENTS = 8
+_LARGEST_SHARE = 0.05
+# A descent has arrived at a minimum where the slope, per unit of the base, is below this; in a neck
+# without an end it stays steep.
+_FLAT = 0.5
 _NUM_REFERENCE = 2000  # draws of the pool that distances are taken to
 _NUM_JUDGED = 500  # and others that say what distances are usual
 _NEIGHBOUR = 5
@@ -42,15 +54,20 @@ class Missed(NamedTuple):
 
 def find_missed(
     potential: WhitenedPotential,
-    base_fit: BaseFit,
+    start: Float[Array, " d"],
     x: Float[Array, "n d"],
     rng_key: PRNGKeyArray,
+    training_seconds: float,
 ) -> Missed | None:
-    """Modes that descents found and equally weighted draws do not reach, or None.
+    """Modes that descents find and equally weighted draws do not reach, or None.
 
-    Costs a few distances where there is nothing to suspect.
+    Costs the descents and a few distances where there is nothing to suspect.  In more than 128
+    dimensions, where a descent takes long, it is not made.
     """
-    ends = np.asarray(base_fit.ends)[np.asarray(base_fit.arrived)]
+    if start.size > LARGEST_MATCHED:
+        return None
+    key_starts, key_chains = jr.split(rng_key)
+    ends = _minima(potential, _starts(start, potential.base, key_starts), training_seconds)
     draws = np.asarray(x, np.float64)
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
     if len(ends) == 0 or len(draws) < 2 * _NUM_JUDGED:
@@ -65,7 +82,7 @@ def find_missed(
     if len(suspects) == 0:
         return None
     starts = jnp.repeat(jnp.asarray(suspects, x.dtype), _CHAINS_EACH, 0)
-    chains = move(potential, starts, rng_key, _STEPS)
+    chains = move(potential, starts, key_chains, _STEPS)
     stayed = pool.away(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH)
     energy = _energies(potential, chains).reshape(len(suspects), _CHAINS_EACH)
     white = pool.whiten(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH, -1)
@@ -89,6 +106,46 @@ def find_missed(
     if not modes:
         return None
     return Missed(len(modes), odds * _unseen_factor(times_found), jnp.asarray(where))
+
+
+def _minima(potential: WhitenedPotential, starts, training_seconds: float):
+    """Ends of descents that arrived.
+
+    One after the other, by the program that the base's own descent has left compiled: most take
+    milliseconds, and compiling another one would take a second.
+    """
+    begin, ends = time.perf_counter(), []
+    scale_tril = np.asarray(potential.base.scale_tril, np.float64)
+    for index, at in enumerate(starts):
+        late = time.perf_counter() - begin > _LARGEST_SHARE * training_seconds
+        if late and index >= _FEWEST_DESCENTS:
+            break
+        path, gradient = descent(potential.potential, at)
+        if np.linalg.norm(np.asarray(gradient, np.float64) @ scale_tril) < _FLAT:
+            ends.append(np.asarray(path[-1]))
+    return np.reshape(ends, (len(ends), starts.shape[1]))
+
+
+def _starts(
+    start: Float[Array, " d"], base: GaussianBase, rng_key: PRNGKeyArray
+) -> Float[np.ndarray, "m d"]:
+    """Points around the start, and points that differ from the base's centre in one coordinate.
+
+    Where every coordinate has two wells, descents from all over lead to minima that differ in half
+    their wells, each of next to no mass; the weighty neighbours differ in one.  In random order,
+    since time may not suffice for all.
+    """
+    rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
+    scales = np.asarray(_AROUND)[:, None]
+    around = np.asarray(start) + scales * rng.standard_normal((len(scales), start.size))
+    factor = np.asarray(base.scale_tril, np.float64)
+    coordinates = np.resize(rng.permutation(start.size), len(_BESIDE))
+    shifts = np.zeros((len(_BESIDE), start.size))
+    sizes = np.asarray(_BESIDE) * np.sqrt((factor**2).sum(1))[coordinates]
+    shifts[np.arange(len(_BESIDE)), coordinates] = sizes
+    centre = np.asarray(base.loc)
+    points = np.concatenate([around, centre + shifts, centre - shifts])
+    return rng.permutation(points).astype(start.dtype)
 
 
 def _unseen_factor(times_found: list[int]) -> float:

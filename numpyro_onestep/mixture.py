@@ -33,7 +33,6 @@ _PARTICLES_PER_PARAMETER = 2
 def fit_mixture(
     potential: AbstractPotential,
     population: Population,
-    gaussian: BaseFit,
     rng_key: PRNGKeyArray,
 ) -> tuple[WhitenedPotential, BaseFit]:
     """The whitened target with a mixture for its noise, and the ELBO of that.
@@ -54,7 +53,7 @@ def fit_mixture(
     fits = []
     for noise in mixtures:
         whitened = WhitenedPotential(potential, base, noise)
-        fits.append((whitened, gaussian._replace(base=base, elbo=noise_elbo(whitened, rng_key))))
+        fits.append((whitened, BaseFit(base, noise_elbo(whitened, rng_key))))
     return max(fits, key=lambda fit: float(fit[1].elbo))
 
 

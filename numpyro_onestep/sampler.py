@@ -117,7 +117,7 @@ class OneStep(Results):
         if settings.many_modes:
             key_explore, key_mixture = jr.split(jr.fold_in(key_base, 1))
             population = explore(potential, start, base_fit.base, key_explore)
-            whitened, base_fit = fit_mixture(potential, population, base_fit, key_mixture)
+            whitened, base_fit = fit_mixture(potential, population, key_mixture)
             clock = _lap(seconds, "exploration", clock)
         flow = _initial_flow(start, key_flow, settings)
         about = args, kwargs, init_params, sites, whitened, base_fit
@@ -136,8 +136,9 @@ class OneStep(Results):
                 break
         self._last = run = max(attempts, key=_quality)
         run.corrected = correct(run, settings, key_correct)
-        run.missed = find_missed(whitened, base_fit, run.corrected.x, key_missed)
-        run.samples = jax.block_until_ready(self._constrain(run.corrected.x))
+        x, budget = run.corrected.x, seconds["training"]
+        run.missed = find_missed(whitened, start, x, key_missed, budget)
+        run.samples = jax.block_until_ready(self._constrain(x))
         _lap(seconds, "draws", clock)
         run.messages = diagnostics.check(
             run.evidence, run.training, float(base_fit.elbo), run.corrected
