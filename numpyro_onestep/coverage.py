@@ -19,6 +19,7 @@ from scipy.spatial.distance import cdist
 
 from numpyro_onestep.base import LARGEST_MATCHED, GaussianBase, WhitenedPotential, descent
 from numpyro_onestep.evidence import log_density
+from numpyro_onestep.modes import unseen
 from numpyro_onestep.moves import move
 
 # Descents begin at these distances from where the model starts, and beside the base with one
@@ -105,7 +106,7 @@ def find_missed(
             heaviest, where = log_odds, suspects[index]
     if not modes:
         return None
-    return Missed(len(modes), odds * _unseen_factor(times_found), jnp.asarray(where))
+    return Missed(len(modes), odds * (1 + unseen(times_found) / len(modes)), jnp.asarray(where))
 
 
 def _minima(potential: WhitenedPotential, starts, training_seconds: float):
@@ -146,16 +147,6 @@ def _starts(
     centre = np.asarray(base.loc)
     points = np.concatenate([around, centre + shifts, centre - shifts])
     return rng.permutation(points).astype(start.dtype)
-
-
-def _unseen_factor(times_found: list[int]) -> float:
-    """How many modes there are for each one found: Chao's estimate, from those found once or twice.
-
-    Chao, "Nonparametric estimation of the number of classes in a population", Scand. J. Statist.
-    1984, in its bias-corrected form.
-    """
-    once, twice = times_found.count(1), times_found.count(2)
-    return 1 + once * (once - 1) / (2 * (twice + 1)) / len(times_found)
 
 
 def _energies(potential: WhitenedPotential, x) -> Float[np.ndarray, " n"]:

@@ -15,6 +15,10 @@ from numpyro_onestep.potential import AbstractPotential
 # Descents start this far from where the model starts, in every coordinate.
 _START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
 _DESCENT_STEPS = 100
+# Descents are made in batches until, by Chao's estimate, fewer than half a mode is left to find.
+_STARTS_PER_SCALE = 80
+_MOST_BATCHES = 5
+_ENOUGH_MODES = 128  # beyond which more would not be listed
 # Two ends are one mode within so many standard deviations of the Gaussian at the better one.
 _SAME = 2.0
 # A descent has arrived when a Newton step would move it by less than this, in those units.
@@ -31,19 +35,37 @@ class Modes(NamedTuple):
 
 
 def find_modes(
-    potential: AbstractPotential,
-    start: Float[Array, " d"],
-    rng_key: PRNGKeyArray,
-    starts_per_scale: int = 80,
+    potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> Modes:
-    """Descend from around `start` at several distances, and keep what is a minimum.
+    """Descend from around `start` at several distances, and keep what is a minimum."""
+    found: list[tuple[np.ndarray, ...]] = []
+    while True:
+        key = jr.fold_in(rng_key, len(found))
+        batch = _descents(potential, start, key, _STARTS_PER_SCALE)
+        found.append(tuple(np.asarray(part, np.float64) for part in batch))
+        ends, *rest = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        modes, times_found = _distinct(ends, *rest)
+        enough = len(modes.loc) > _ENOUGH_MODES or unseen(times_found) < 0.5
+        if enough or len(found) == _MOST_BATCHES:
+            return modes
+
+
+def unseen(times_found: list[int]) -> float:
+    """How many kinds were not found, from how many were found once and twice.
+
+    Chao, "Nonparametric estimation of the number of classes in a population", Scand. J. Statist.
+    1984, in its bias-corrected form.
+    """
+    once, twice = times_found.count(1), times_found.count(2)
+    return once * (once - 1) / (2 * (twice + 1))
+
+
+def _distinct(ends, energy, gradient, curvature) -> tuple[Modes, list[int]]:
+    """The distinct minima, and how often each was found.
 
     An end where the curvature is not positive, or from where Newton's step would lead away, is no
     mode: a density that rises without bound into a neck has such ends.
     """
-    ends, *found = _descents(potential, start, rng_key, starts_per_scale)
-    ends = np.asarray(ends, np.float64)
-    energy, gradient, curvature = (np.asarray(part, np.float64) for part in found)
     fine = np.isfinite(energy) & np.isfinite(curvature).all((1, 2)) & np.isfinite(gradient).all(1)
     loc, energy, gradient, curvature = (v[fine] for v in (ends, energy, gradient, curvature))
     eigenvalues, vectors = np.linalg.eigh(curvature)
@@ -52,15 +74,20 @@ def find_modes(
     loc, energy, curvature, eigenvalues = (v[good] for v in (loc, energy, curvature, eigenvalues))
     d = loc.shape[1]
     log_mass = -energy + 0.5 * d * np.log(2 * np.pi) - 0.5 * np.log(eigenvalues).sum(1)
-    kept: list[int] = []
+    times_found: dict[int, int] = {}
     for index in np.argsort(energy, kind="stable"):
-        apart = loc[kept] - loc[index]
-        if not kept or _distances(apart, curvature[kept]).min() > _SAME:
-            kept.append(int(index))
-    kept.sort(key=lambda index: -log_mass[index])
+        kept = list(times_found)
+        if kept:
+            apart = _distances(loc[kept] - loc[index], curvature[kept])
+            if apart.min() <= _SAME:
+                times_found[kept[int(apart.argmin())]] += 1
+                continue
+        times_found[int(index)] = 1
+    kept = sorted(times_found, key=lambda index: -log_mass[index])
     covariance = np.linalg.inv(curvature[kept])
     scale_tril = np.linalg.cholesky(0.5 * (covariance + covariance.transpose(0, 2, 1)))
-    return Modes(loc[kept], scale_tril, log_mass[kept], ends)
+    modes = Modes(loc[kept], scale_tril, log_mass[kept], ends)
+    return modes, [times_found[index] for index in kept]
 
 
 def _distances(apart, curvature):
