@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from benchmarks.paper import OUTPUT, PUBLISHED
+from benchmarks.paper import NUM, OUTPUT, PUBLISHED
 from benchmarks.paper_targets import right_share, targets
 from benchmarks.posteriors import ROOT
 from benchmarks.report import shown
@@ -81,13 +81,14 @@ def write(output: Path = OUTPUT) -> None:
     published = "\n".join(
         ["| target | other samplers | the paper's method, as listed |", "|---|---|---|", *lines]
     )
+    share_error = np.sqrt(right_share() / (1 - right_share()) / NUM)
     text = f"""# The paper's suite
 
-Written by `python -m benchmarks.paper` on {about["cores"]} cores of {about["processor"]}
-({about["device"]}), Python {about["python"]}, {versions}. Median, and the range over seeds where
-there are several. Each row is a run of its own: steps is `num_flow_steps`, the network evaluations
-a draw; seconds include compilation, exploration and training. `many_modes=True` on the mixtures,
-the wells and the Student t mixture; all else is default.
+Written by `python -m benchmarks.paper` on {about["cores"]} cores of {about["processor"]},
+Python {about["python"]}, {versions}. Median, and the range over seeds where there are several. Each
+row is a run of its own: steps is `num_flow_steps`, the network evaluations a draw; seconds include
+compilation, exploration and training. `many_modes=True` on the mixtures, the wells and the Student t
+mixture; all else is default.
 
 ## Evidence
 
@@ -102,9 +103,9 @@ above the exact ELBO of the same map.
 
 Shares of modes are of the 4000 corrected draws and, beside them, of the flow's own, uncorrected.
 The larger of a well's two sides holds {right_share():.3f}; errors are shares of a side's weight,
-and 4000 exact draws have one of {np.sqrt(right_share() / (1 - right_share()) / 4000):.3f} on the
-smaller side. Distance is the sliced 2-Wasserstein distance to 4000 exact draws (200 directions);
-two sets of exact draws lie as far apart as the last column says.
+of which 4000 exact draws have {share_error:.3f} on the smaller side. Distance is the sliced
+2-Wasserstein distance to 4000 exact draws (200 directions); two sets of exact draws lie as far
+apart as the last column says.
 
 {table(exact, MODES)}
 

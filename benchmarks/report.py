@@ -29,14 +29,12 @@ def rows_of(results: list[dict], posterior: str, method: str) -> list[dict]:
 
 
 def shown(rows: list[dict], figure: str, digits: int) -> str:
-    """Median, and the range where there is more than one."""
+    """Median, and the range where there is one."""
     values = [row[figure] for row in rows if figure in row]
     if not values:
         return ""
-    text = f"{np.median(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"
-    return text
+    median, low, high = (f"{v:.{digits}f}" for v in (np.median(values), min(values), max(values)))
+    return median if low == high else f"{median} ({low} to {high})"
 
 
 def accuracy(results: list[dict]) -> str:
