@@ -87,8 +87,8 @@ def write(output: Path = OUTPUT) -> None:
 Written by `python -m benchmarks.paper` on {about["cores"]} cores of {about["processor"]},
 Python {about["python"]}, {versions}. Median, and the range over seeds where there are several. Each
 row is a run of its own: steps is `num_flow_steps`, the network evaluations a draw; seconds include
-compilation, exploration and training. `many_modes=True` on the mixtures, the wells and the Student t
-mixture; all else is default.
+compilation, exploration and training. `many_modes=True` on the mixtures, the wells and the Student
+t mixture; all else is default.
 
 ## Evidence
 
