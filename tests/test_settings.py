@@ -22,7 +22,7 @@ def test_defaults_are_possible():
         ({"num_distillation_steps": -1}, "zero or a positive integer"),
         ({"num_grid_steps": 12}, "power of two"),
         ({"num_flow_steps": 3}, "divisor of num_grid_steps=16"),
-        ({"correction": "PSIS"}, "'psis' or None"),
+        ({"correction": "PSIS"}, "'nuts' or None"),
         ({"num_samples": 100, "pool_size": 50}, "no smaller than num_samples=100"),
     ],
 )
