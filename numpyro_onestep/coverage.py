@@ -122,7 +122,8 @@ def _minima(potential: WhitenedPotential, starts, training_seconds: float):
         if late and index >= _FEWEST_DESCENTS:
             break
         path, gradient = descent(potential.potential, at)
-        if np.linalg.norm(np.asarray(gradient, np.float64) @ scale_tril) < _FLAT:
+        slope = np.asarray(gradient, np.float64)
+        if np.isfinite(slope).all() and np.linalg.norm(slope @ scale_tril) < _FLAT:
             ends.append(np.asarray(path[-1]))
     return np.reshape(ends, (len(ends), starts.shape[1]))
 

@@ -182,7 +182,8 @@ def pareto_smooth(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarra
     """
     if np.ptp(log_weights) == 0:
         return log_weights, 0.0
-    smoothed, k = _psislw(log_weights)
+    with np.errstate(over="ignore"):  # weights further apart than floats reach
+        smoothed, k = _psislw(log_weights)
     smoothed = np.asarray(smoothed, np.float64)
     # Smoothing leaves the body of the weights alone, so the smallest one gives back the scale
     # that normalisation took.
