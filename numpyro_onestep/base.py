@@ -102,12 +102,12 @@ def fit_base(
     if start.size > LARGEST_MATCHED:
         return _laplace_base(potential, start, rng_key)
     path, _ = descent(potential, start)
-    return _matched(potential, path[np.array(_START_STEPS)], rng_key)
+    return _matched(potential, path, rng_key)
 
 
 @compiled
 def _laplace_base(potential, start, rng_key) -> BaseFit:
-    path = descend(potential, start, _LONG_DESCENT_STEPS)
+    path, _ = descend(potential, start, _LONG_DESCENT_STEPS)
     base = _laplace(potential, path[-1])
     elbo = noise_elbo(WhitenedPotential(potential, base), rng_key)
     return BaseFit(base, elbo)
@@ -115,9 +115,10 @@ def _laplace_base(potential, start, rng_key) -> BaseFit:
 
 @compiled
 def _matched(
-    potential: AbstractPotential, points: Float[Array, "m d"], rng_key: PRNGKeyArray
+    potential: AbstractPotential, path: Float[Array, "steps d"], rng_key: PRNGKeyArray
 ) -> BaseFit:
-    """Of the fits from each of the points the one of highest ELBO."""
+    """Of the fits from several points of a descent the one of highest ELBO."""
+    points = path[np.array(_START_STEPS)]
 
     def fit_one(point, key):
         key_fit, key_elbo = jr.split(key)
@@ -134,8 +135,7 @@ def descent(
     potential: AbstractPotential, start: Float[Array, " d"]
 ) -> tuple[Float[Array, "steps d"], Float[Array, " d"]]:
     """The path of a descent, and the potential's gradient at its end."""
-    path = descend(potential, start, _DESCENT_STEPS)
-    return path, jax.grad(potential)(path[-1])
+    return descend(potential, start, _DESCENT_STEPS)
 
 
 def noise_elbo(whitened: WhitenedPotential, rng_key: PRNGKeyArray) -> Float[Array, ""]:
@@ -173,14 +173,14 @@ def hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Float[Array,
 
 def descend(
     potential: AbstractPotential, start: Float[Array, " d"], num_steps: int
-) -> Float[Array, "steps d"]:
-    """The points that L-BFGS visits on its way down the potential."""
+) -> tuple[Float[Array, "steps d"], Float[Array, " d"]]:
+    """The points that L-BFGS visits on its way down, and the gradient where it last looked."""
     line_search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20, store_grad=True)
     optimiser = optax.lbfgs(linesearch=line_search)
     value_and_grad = optax.value_and_grad_from_state(potential)
 
     def step(carry):
-        index, x, state, failures, path = carry
+        index, x, _, state, failures, path = carry
         value, grad = value_and_grad(x, state=state)
         updates, new_state = optimiser.update(
             grad, state, x, value=value, grad=grad, value_fn=potential
@@ -191,16 +191,19 @@ def descend(
         # Where the curvature was the wrong way round the memory can point uphill for ever: forget.
         state = _choose(better, new_state, fresh)
         failures = jnp.where(better, 0, failures + 1)
-        return index + 1, _choose(better, moved, x), state, failures, path.at[index].set(x)
+        path = path.at[index].set(x)
+        return index + 1, _choose(better, moved, x), grad, state, failures, path
 
     def go_on(carry):
-        index, _, _, failures, _ = carry
+        index, _, _, _, failures, _ = carry
         return (index < num_steps) & (failures < 2)
 
     fresh = optimiser.init(start)
     nowhere = jnp.zeros((num_steps, start.size), start.dtype)
-    index, x, _, _, path = jax.lax.while_loop(go_on, step, (0, start, fresh, 0, nowhere))
-    return jnp.where((jnp.arange(num_steps) < index)[:, None], path, x).at[-1].set(x)
+    begin = 0, start, jnp.zeros_like(start), fresh, 0, nowhere
+    index, x, grad, _, _, path = jax.lax.while_loop(go_on, step, begin)
+    path = jnp.where((jnp.arange(num_steps) < index)[:, None], path, x).at[-1].set(x)
+    return path, jnp.asarray(grad)
 
 
 def _batch_and_match(

@@ -67,8 +67,7 @@ def find_missed(
     """
     if start.size > LARGEST_MATCHED:
         return None
-    key_starts, key_chains = jr.split(rng_key)
-    ends = _minima(potential, _starts(start, potential.base, key_starts), training_seconds)
+    ends = _minima(potential, _starts(start, potential.base, rng_key), training_seconds)
     draws = np.asarray(x, np.float64)
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
     if len(ends) == 0 or len(draws) < 2 * _NUM_JUDGED:
@@ -83,7 +82,7 @@ def find_missed(
     if len(suspects) == 0:
         return None
     starts = jnp.repeat(jnp.asarray(suspects, x.dtype), _CHAINS_EACH, 0)
-    chains = move(potential, starts, key_chains, _STEPS)
+    chains = move(potential, starts, rng_key, _STEPS)
     stayed = pool.away(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH)
     energy = _energies(potential, chains).reshape(len(suspects), _CHAINS_EACH)
     white = pool.whiten(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH, -1)

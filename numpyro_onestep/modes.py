@@ -101,7 +101,7 @@ def _descents(potential: AbstractPotential, start: Float[Array, " d"], rng_key, 
     starts = start + scales[:, None] * jr.normal(rng_key, (scales.size, start.size), start.dtype)
 
     def one(at):
-        end = descend(potential, at, _DESCENT_STEPS)[-1]
+        end = descend(potential, at, _DESCENT_STEPS)[0][-1]
         energy, gradient = jax.value_and_grad(potential)(end)
         return end, energy, gradient, hessian(potential, end)
 

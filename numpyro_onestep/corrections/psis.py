@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 from numpyro_onestep.corrections.corrected import Corrected
@@ -18,14 +17,13 @@ _LIGHT_TAIL = 0.4
 
 def psis(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
     """Distinct members of the pool, chosen by their smoothed weights."""
-    key_choice, key_move = jr.split(rng_key)
-    chosen, capped_share = resample(key_choice, run.smoothed, settings.num_samples)
+    chosen, capped_share = resample(rng_key, run.smoothed, settings.num_samples)
     line = f"resampled from {settings.num_pool}"
     result = Corrected(run.pool.x[chosen], line, chosen=chosen, capped_share=capped_share)
     gap = run.evidence.log_evidence - run.evidence.elbo
     heavy = run.evidence.pareto_k > _LIGHT_TAIL
     if settings.num_moves and heavy and NEGLIGIBLE_GAP < gap < math.inf:
-        moved = move_until_level(run.potential, result.x, key_move, settings.num_moves)
+        moved = move_until_level(run.potential, result.x, rng_key, settings.num_moves)
         result.x, result.num_moves, result.shift = moved
         result.chosen = None
         result.line += f", then moved by {result.num_moves} steps of HMC"
