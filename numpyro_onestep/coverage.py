@@ -123,7 +123,7 @@ def _minima(potential: WhitenedPotential, starts, training_seconds: float):
         path, gradient = descent(potential.potential, at)
         slope = np.asarray(gradient, np.float64)
         if np.isfinite(slope).all() and np.linalg.norm(slope @ scale_tril) < _FLAT:
-            ends.append(np.asarray(path[-1]))
+            ends.append(np.asarray(path)[-1])
     return np.reshape(ends, (len(ends), starts.shape[1]))
 
 

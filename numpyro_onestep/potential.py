@@ -123,15 +123,15 @@ def model_potential(
             "numpyro.sample statements without obs=, and that the arguments given to run() are "
             "not conditioning every site."
         )
-    found = _find_start(rng_key, model, args, kwargs, init_strategy)
-    # Draws are made for latent sites only: a parameter stays where it is.
-    prototype = {site.name: found.values[site.name] for site in latents}
+    names = tuple(site.name for site in latents)
+    found = _find_start(rng_key, model, args, kwargs, init_strategy, names)
+    prototype, start = found.values, found.point
     if init_params is not None:
         prototype = _match(init_params, prototype)
+        start = ravel_pytree(prototype)[0]
     potential = ModelPotential(
         model=model, args=args, kwargs=kwargs, fixed=found.fixed, prototype=prototype
     )
-    start = ravel_pytree(prototype)[0]
     if init_params is not None:
         check_start(potential, start)
     elif not found.is_valid:
@@ -145,14 +145,20 @@ def model_potential(
 
 
 class _Start(NamedTuple):
-    values: dict  # unconstrained
+    values: dict  # unconstrained, of the latent sites
+    point: Float[Array, " d"]  # the same as a vector
     is_valid: Bool[Array, ""]
     fixed: dict
 
 
 @compiled
 def _find_start(
-    rng_key: PRNGKeyArray, model: Callable, args: tuple, kwargs: dict, init_strategy: Callable
+    rng_key: PRNGKeyArray,
+    model: Callable,
+    args: tuple,
+    kwargs: dict,
+    init_strategy: Callable,
+    latents: tuple[str, ...],
 ) -> _Start:
     """NumPyro's own search for a valid starting point, compiled as a whole."""
     args, kwargs = open_constants((args, kwargs))
@@ -160,13 +166,15 @@ def _find_start(
         rng_key, model, init_strategy=init_strategy, model_args=args, model_kwargs=kwargs
     )
     values, energy, gradient = info.param_info
+    # Draws are made for latent sites only: a parameter stays where it is.
+    values = {name: values[name] for name in latents}
     fixed = {
         name: site["value"]
         for name, site in info.model_trace.items()
         if site["type"] in ("param", "mutable", "plate") and site["value"] is not None
     }
     is_valid = jnp.isfinite(energy) & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
-    return _Start(values, is_valid, fixed)
+    return _Start(values, ravel_pytree(values)[0], is_valid, fixed)
 
 
 def function_potential(

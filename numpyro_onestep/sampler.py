@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
@@ -105,7 +106,7 @@ class OneStep(Results):
         """
         require_key(rng_key)
         settings, seconds = self.settings, {}
-        keys = jr.split(rng_key, 7)
+        keys = [jr.fold_in(rng_key, index) for index in range(7)]
         key_init, key_base, key_flow, key_train, key_pool, key_correct, key_missed = keys
 
         clock = time.perf_counter()
@@ -148,7 +149,7 @@ class OneStep(Results):
 
     def _pool(self, run: Run, rng_key: PRNGKeyArray) -> Pool:
         settings = self.settings
-        return draw_pool(
+        pool = draw_pool(
             run.training.flow,
             run.potential,
             rng_key,
@@ -157,6 +158,8 @@ class OneStep(Results):
             settings.num_wide,
             settings.batch_bytes,
         )
+        # NumPy chooses among them: each operation of JAX's would be one more program.
+        return jax.tree.map(np.asarray, pool)
 
     def _potential(
         self, rng_key, args, kwargs, init_params

@@ -7,6 +7,7 @@ learning rate, the last stage until its ELBO has stopped rising, and then cools 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
@@ -205,7 +207,7 @@ def initial_state(
 ) -> TrainingState:
     """A state to begin a stage with: the teacher is the flow itself."""
     optimiser = _optimiser(settings)
-    opt_state = optimiser.init(eqx.filter(flow, eqx.is_inexact_array))
+    opt_state = optimiser.init(_parameters(flow)[0])
     chains = potential.sample_noise(rng_key, settings.num_chains)
     return TrainingState(flow, flow, opt_state, jnp.ones(()), chains)
 
@@ -224,54 +226,53 @@ def run_chunk(
     settings: Settings,
     stage: Stage,
 ) -> tuple[TrainingState, Records]:
-    """Take one optimiser step for each learning rate."""
+    """Take one optimiser step for each learning rate.
+
+    The flow's parameters are one vector meanwhile: array by array, the program of a step would be
+    larger by half, and take as much longer to compile.
+    """
     optimiser = _optimiser(settings)
     losses = {"distillation": _distillation_losses, "evidence": _evidence_losses}[stage]
+    flow, as_flow = _parameters(state.flow)
+    teacher, _ = _parameters(state.teacher)
 
-    def step(dynamic, inputs):
+    def step(carry, inputs):
+        flow, teacher, opt_state, pace, chains = carry
         rate, key = inputs
-        state = eqx.combine(dynamic, static)
 
         def total(flow):
-            return losses(flow, state, potential, key, settings)
+            return losses(as_flow(flow), as_flow(teacher), chains, potential, key, settings)
 
-        gradient, (records, chains) = eqx.filter_grad(total, has_aux=True)(state.flow)
+        gradient, (records, chains) = jax.grad(total, has_aux=True)(flow)
         # A gradient that is not finite counts as none.
-        finite = jnp.isfinite(optax.tree.norm(gradient))
-        gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), gradient)
-        updates, opt_state = optimiser.update(gradient, state.optimiser)
-        updates = jax.tree.map(lambda u: (rate * state.pace).astype(u.dtype) * u, updates)
+        finite = jnp.all(jnp.isfinite(gradient))
+        updates, opt_state = optimiser.update(jnp.where(finite, gradient, 0.0), opt_state)
         # No gradient leads back over a fold, where the determinant is zero and the ELBO minus
         # infinity: a step that went too far is undone.
         folds = records.folded > 0
-        flow = _choose(folds, state.teacher, eqx.apply_updates(state.flow, updates))
-        pace = jnp.where(folds, _PACE_AFTER_FOLD * state.pace, state.pace)
+        flow = jnp.where(folds, teacher, flow + (rate * pace).astype(flow.dtype) * updates)
+        pace = jnp.where(folds, _PACE_AFTER_FOLD * pace, pace)
         records = records._replace(non_finite=records.non_finite + ~finite)
-        teacher = _average(state.teacher, flow, settings.ema_decay)
-        new = TrainingState(flow, teacher, opt_state, pace, chains)
-        return eqx.filter(new, eqx.is_array), records
+        teacher = settings.ema_decay * teacher + (1 - settings.ema_decay) * flow
+        return (flow, teacher, opt_state, pace, chains), records
 
-    dynamic, static = eqx.partition(state, eqx.is_array)
     keys = jr.split(rng_key, learning_rates.shape[0])
-    dynamic, records = jax.lax.scan(step, dynamic, (jnp.asarray(learning_rates), keys))
-    return eqx.combine(dynamic, static), records
+    carry = flow, teacher, state.optimiser, state.pace, state.chains
+    carry, records = jax.lax.scan(step, carry, (jnp.asarray(learning_rates), keys))
+    flow, teacher, opt_state, pace, chains = carry
+    return TrainingState(as_flow(flow), as_flow(teacher), opt_state, pace, chains), records
 
 
-def _average(teacher: FlowMap, student: FlowMap, decay: float) -> FlowMap:
-    def mean(old, new):
-        return decay * old + (1 - decay) * new if eqx.is_inexact_array(old) else old
-
-    return jax.tree.map(mean, teacher, student)
-
-
-def _choose(condition, new, old):
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old)
+def _parameters(flow: FlowMap) -> tuple[Float[Array, " p"], Callable[[Array], FlowMap]]:
+    """All parameters as a vector, and the way back."""
+    dynamic, static = eqx.partition(flow, eqx.is_inexact_array)
+    vector, unravel = ravel_pytree(dynamic)
+    return vector, lambda values: eqx.combine(unravel(values), static)
 
 
-def _distillation_losses(flow, state, potential, rng_key, settings: Settings):
+def _distillation_losses(flow, teacher, chains, potential, rng_key, settings: Settings):
     """The three losses of the distillation stage, weighed, on one batch of paths."""
     key_base, key_path, key_volume = jr.split(rng_key, 3)
-    teacher = state.teacher
     z = potential.sample_noise(key_base, settings.distillation_batch_size)
     path, states = path_loss(flow, potential, z, key_path)
     zero = jnp.zeros_like(path)
@@ -287,10 +288,10 @@ def _distillation_losses(flow, state, potential, rng_key, settings: Settings):
         + settings.state_weight * consistency
         + settings.volume_weight * volume
     )
-    return total, (Records(path, consistency, volume, zero, zero), state.chains)
+    return total, (Records(path, consistency, volume, zero, zero), chains)
 
 
-def _evidence_losses(flow, state, potential, rng_key, settings: Settings):
+def _evidence_losses(flow, teacher, chains, potential, rng_key, settings: Settings):
     """The exact-volume ELBO of the k-step map, on the flow's own draws and the chains.
 
     Where q = p no draw feels a force, wherever it is, so a batch need not come from the base
@@ -299,15 +300,15 @@ def _evidence_losses(flow, state, potential, rng_key, settings: Settings):
     the force already at hand.
     """
     key_base, key_chains = jr.split(rng_key)
-    num_chains = len(state.chains)
+    num_chains = len(chains)
     own = potential.sample_noise(key_base, settings.batch_size - num_chains)
-    z = jnp.concatenate([state.chains, own])
+    z = jnp.concatenate([chains, own])
     num_steps = settings.num_flow_steps or 1
     surrogate, draws = elbo_loss(
         flow, potential, z, num_steps, settings.force_clip, potential.noise
     )
     if isinstance(potential.noise, StandardNormal):
-        chains = _langevin(key_chains, state.chains, jax.tree.map(lambda v: v[:num_chains], draws))
+        chains = _langevin(key_chains, chains, jax.tree.map(lambda v: v[:num_chains], draws))
     else:  # the steps of a chain would be of no one size; wider draws go some of the way
         chains = potential.sample_noise(key_chains, num_chains, wide_scale(z.shape[1]))
     weights = draws.log_weight[num_chains:]

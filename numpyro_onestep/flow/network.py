@@ -53,7 +53,8 @@ class ResidualVelocity(eqx.Module):
         def linear(num_in, num_out, scale):
             layer = eqx.filter_eval_shape(eqx.nn.Linear, num_in, num_out, key=rng_key)
             values = [scale * rng.standard_normal(shape.shape) for shape in _arrays(layer)]
-            return eqx.tree_at(_arrays, layer, [jnp.asarray(v, dtype) for v in values])
+            # Not jnp.asarray, which compiles a program for each shape.
+            return eqx.tree_at(_arrays, layer, jax.device_put([v.astype(dtype) for v in values]))
 
         self.first = linear(dim, width, dim**-0.5)
         self.last = linear(width, 2 * dim, 0.0)
