@@ -5,7 +5,9 @@ most of what a user waits for.  Two of XLA's options halve it and cost no runnin
 be measured (docs/method.md); a release that does not know them compiles as usual.
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any
 
@@ -25,9 +27,22 @@ def compiled(function: Callable) -> Callable:
 
     @wraps(function)
     def call(*args, **kwargs):
-        return on(jax.default_backend())(*args, **kwargs)
+        with _collector_paused():
+            return on(jax.default_backend())(*args, **kwargs)
 
     return call
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Tracing makes many objects, and the collector would go through all of JAX's for nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @cache
