@@ -144,10 +144,13 @@ def exact_figures(target: Target, sampler: OneStep, seed: int) -> dict:
             figures[f"tv{name}"] = float(0.5 * np.abs(shares - target.weights).sum())
     if target.wells:
         right = (draws[:, : target.wells] > 0).mean(0)
+        pooled = np.exp(run.smoothed) @ (run.pool.x[:, : target.wells] > 0)
         true = right_share()
         # The largest error of either side's weight, as a share of it.
-        relative = np.abs(right - true)[:, None] / np.array([true, 1 - true])
-        figures |= {"well_error": float(relative.max()), "well_error_mean": float(relative.mean())}
+        for name, share in (("", right), ("_pool", pooled)):
+            relative = np.abs(share - true)[:, None] / np.array([true, 1 - true])
+            figures[f"well_error{name}"] = float(relative.max())
+            figures[f"well_error_mean{name}"] = float(relative.mean())
     if target.dim == 2:
         figures["points"] = own[:1000].round(3).tolist()
     return figures

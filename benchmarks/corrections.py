@@ -1,0 +1,124 @@
+"""Corrections where one step is not enough, beside plain NUTS: R-hat, divergences, errors.
+
+    python -m benchmarks.corrections [--posteriors funnel ...] [--seeds 0 1 2]
+
+On Neal's funnel, a horseshoe regression and the centred eight schools, where plain NUTS (4 chains
+of 1000 + 1000 at its default target acceptance) meets divergences.  Writes docs/corrections.md.
+"""
+
+import argparse
+import itertools
+import time
+import warnings
+
+import jax
+import jax.random as jr
+import numpy as np
+from numpyro.infer import MCMC, NUTS
+
+from benchmarks.models import POSTERIORS, Posterior
+from benchmarks.posteriors import ROOT, machine
+from numpyro_onestep import OneStep
+from numpyro_onestep.corrections.corrected import mixing
+
+NAMES = ("funnel", "horseshoe", "eight_schools_centered")
+
+
+def plain_nuts(posterior: Posterior, key) -> dict:
+    """NumPyro's NUTS on the model itself."""
+    mcmc = MCMC(
+        NUTS(posterior.model),
+        num_warmup=1000,
+        num_samples=1000,
+        num_chains=4,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    mcmc.run(key, *posterior.args(), extra_fields=("diverging",))
+    latent = mcmc.get_samples(group_by_chain=True)
+    flat = [np.asarray(values).reshape(4, 1000, -1) for values in latent.values()]
+    r_hat, min_ess = mixing(np.concatenate(flat, axis=-1))
+    divergences = int(mcmc.get_extra_fields()["diverging"].sum())
+    return {
+        "draws": mcmc.get_samples(),
+        "r_hat": r_hat,
+        "min_ess": min_ess,
+        "divergences": divergences,
+    }
+
+
+def corrected(posterior: Posterior, key, correction: str | None) -> dict:
+    """OneStep with a correction."""
+    sampler = OneStep(posterior.model, correction=correction, progress_bar=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whether there were any is in the table
+        sampler.run(key, *posterior.args())
+    run = sampler._last
+    assert run is not None
+    assert run.corrected is not None
+    return {
+        "draws": sampler.get_samples(),
+        "r_hat": run.corrected.r_hat,
+        "min_ess": run.corrected.min_ess,
+        "divergences": run.corrected.divergences,
+        "warned": "yes" if sampler.messages else "no",
+    }
+
+
+METHODS = {
+    "NUTS": plain_nuts,
+    'OneStep, "nuts"': lambda *args: corrected(*args, "nuts"),
+    'OneStep, "imh"': lambda *args: corrected(*args, "imh"),
+    'OneStep, "psis"': lambda *args: corrected(*args, "psis"),
+    "OneStep, None": lambda *args: corrected(*args, None),
+}
+
+
+def main() -> None:
+    """Run and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--posteriors", nargs="+", default=list(NAMES), choices=POSTERIORS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options = parser.parse_args()
+    lines = [
+        "| posterior | method | seed | R-hat | smallest ESS | divergences | mean error (sd) | "
+        "log sd error | warned | seconds |",
+        "|---" * 10 + "|",
+    ]
+    print(*lines, sep="\n")
+    for name in options.posteriors:
+        posterior = POSTERIORS[name]
+        mean, sd, _ = posterior.reference()
+        for (method, function), seed in itertools.product(METHODS.items(), options.seeds):
+            jax.clear_caches()
+            clock = time.perf_counter()
+            figures = function(posterior, jr.key(seed))
+            values = np.asarray(posterior.parameters(figures["draws"]), np.float64)
+            seconds = time.perf_counter() - clock
+            mean_error = np.abs((values.mean(0) - mean) / sd).max()
+            log_sd_error = np.abs(np.log(values.std(0) / sd)).max()
+            lines.append(
+                f"| {name} | {method} | {seed} | {_cell(figures['r_hat'], '.4f')} | "
+                f"{_cell(figures['min_ess'], '.0f')} | {_cell(figures['divergences'], 'd')} | "
+                f"{mean_error:.3f} | {log_sd_error:.3f} | {figures.get('warned', '')} | "
+                f"{seconds:.1f} |"
+            )
+            print(lines[-1], flush=True)
+    about = machine()
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "blackjax")
+    (ROOT / "docs" / "corrections.md").write_text(
+        f"# Corrections\n\nWritten by `python -m benchmarks.corrections` on {about['cores']} cores "
+        f"of {about['processor']}, Python {about['python']}, {versions}. NUTS: 4 chains of 1000 + "
+        "1000 on the model, target acceptance 0.8. Errors are the largest over parameters, against "
+        "the stored reference. Seconds include compilation and training.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def _cell(value, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+if __name__ == "__main__":
+    main()
