@@ -34,6 +34,7 @@ MODES = {
     "TV of weights": ("tv", 3),
     "of the flow's own": ("tv_own", 3),
     "worst side of a well": ("well_error", 3),
+    "of the weighed pool": ("well_error_pool", 3),
     "mean over sides": ("well_error_mean", 3),
     "distance": ("distance", 3),
     "of the flow's own ": ("distance_own", 3),
@@ -103,7 +104,8 @@ above the exact ELBO of the same map.
 
 Shares of modes are of the 4000 corrected draws and, beside them, of the flow's own, uncorrected.
 The larger of a well's two sides holds {right_share():.3f}; errors are shares of a side's weight,
-of which 4000 exact draws have {share_error:.3f} on the smaller side. Distance is the sliced
+of which 4000 exact draws have {share_error:.3f} on the smaller side (one standard deviation); beside
+them the same of all 40,000 weighed draws. Distance is the sliced
 2-Wasserstein distance to 4000 exact draws (200 directions); two sets of exact draws lie as far
 apart as the last column says.
 

@@ -32,7 +32,7 @@ from numpyro_onestep.resampling import systematic
 _INFLATION = 1.5
 _MOST_DIMENSIONS = 128  # a Hessian at every descent's end
 # More modes than this are left to the wide Gaussian.
-_MOST_LISTED = 64
+_MOST_LISTED = 128
 # A step of temperature leaves this share of effective particles.
 _ESS_SHARE = 0.8
 _MOST_TEMPERATURES = 200

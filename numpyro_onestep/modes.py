@@ -12,12 +12,16 @@ from numpyro_onestep.base import descend, hessian
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.potential import AbstractPotential
 
-# Descents start this far from where the model starts, in every coordinate.
+# Descents start this far from where the model starts, in every coordinate; those of later batches
+# so many times the modes' own spread from their middle, to look between them and beyond them.
 _START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
-_DESCENT_STEPS = 100
-# Descents are made in batches until, by Chao's estimate, fewer than half a mode is left to find.
+_SPREADS = (0.5, 1.0, 1.0, 2.0, 5.0)
 _STARTS_PER_SCALE = 80
-_MOST_BATCHES = 5
+_DESCENT_STEPS = 100
+# Batches follow one another until two in a row find nothing new and, by Chao's estimate, fewer than
+# half a mode is left to find.
+_MOST_BATCHES = 12
+_QUIET_BATCHES = 2
 _ENOUGH_MODES = 128  # beyond which more would not be listed
 # Two ends are one mode within so many standard deviations of the Gaussian at the better one.
 _SAME = 2.0
@@ -39,15 +43,26 @@ def find_modes(
 ) -> Modes:
     """Descend from around `start` at several distances, and keep what is a minimum."""
     found: list[tuple[np.ndarray, ...]] = []
+    middle, spread = start, jnp.ones_like(start)
+    scales, known, quiet = _START_SCALES, 0, 0
     while True:
-        key = jr.fold_in(rng_key, len(found))
-        batch = _descents(potential, start, key, _STARTS_PER_SCALE)
+        radii = jnp.repeat(jnp.asarray(scales, start.dtype), _STARTS_PER_SCALE)
+        noise = jr.normal(jr.fold_in(rng_key, len(found)), (radii.size, start.size), start.dtype)
+        batch = _descents(potential, middle + radii[:, None] * spread * noise)
         found.append(tuple(np.asarray(part, np.float64) for part in batch))
-        ends, *rest = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        modes, times_found = _distinct(ends, *rest)
-        enough = len(modes.loc) > _ENOUGH_MODES or unseen(times_found) < 0.5
-        if enough or len(found) == _MOST_BATCHES:
+        parts = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        modes, times_found = _distinct(*parts)
+        num = len(modes.loc)
+        quiet = quiet + 1 if num == known else 0
+        known = num
+        enough = quiet >= _QUIET_BATCHES and unseen(times_found) < 0.5
+        if enough or num > _ENOUGH_MODES or len(found) == _MOST_BATCHES:
             return modes
+        if num > 0:
+            own = np.sqrt((modes.scale_tril**2).sum(2)).max(0)
+            middle = jnp.asarray(0.5 * (modes.loc.min(0) + modes.loc.max(0)), start.dtype)
+            spread = jnp.asarray(0.5 * np.ptp(modes.loc, axis=0) + own, start.dtype)
+            scales = _SPREADS
 
 
 def unseen(times_found: list[int]) -> float:
@@ -95,14 +110,12 @@ def _distances(apart, curvature):
 
 
 @compiled
-def _descents(potential: AbstractPotential, start: Float[Array, " d"], rng_key, per_scale: int):
+def _descents(potential: AbstractPotential, starts: Float[Array, "n d"]):
     """Ends of the descents, and value, gradient and Hessian there."""
-    scales = jnp.repeat(jnp.asarray(_START_SCALES, start.dtype), per_scale)
-    starts = start + scales[:, None] * jr.normal(rng_key, (scales.size, start.size), start.dtype)
 
     def one(at):
         end = descend(potential, at, _DESCENT_STEPS)[0][-1]
         energy, gradient = jax.value_and_grad(potential)(end)
         return end, energy, gradient, hessian(potential, end)
 
-    return jax.lax.map(one, starts, batch_size=min(100, scales.size))
+    return jax.lax.map(one, starts, batch_size=min(100, len(starts)))

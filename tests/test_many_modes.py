@@ -12,6 +12,7 @@ import pytest
 from scipy.integrate import quad
 
 from numpyro_onestep import OneStep, OneStepWarning
+from numpyro_onestep.modes import find_modes
 
 MEANS = 6.0 * jnp.array([[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)], jnp.float32)
 WEIGHTS = jnp.arange(1, 10) / 45
@@ -94,6 +95,19 @@ def test_training_into_one_mode_is_warned_of():
     sampler = OneStep(potential_fn=many_wells, progress_bar=False)
     with pytest.warns(OneStepWarning, match="many_modes=True"):
         sampler.run(jr.key(0), init_params=jnp.zeros(10))
+
+
+def test_modes_far_beyond_the_first_starts_are_found():
+    """Forty modes up to a thousand from the start, hundreds of widths apart."""
+    loc = jr.uniform(jr.key(3), (40, 2), minval=-1000.0, maxval=1000.0)
+
+    def potential(x):
+        return -jax.nn.logsumexp(-0.5 * jnp.sum(((x - loc) / 5) ** 2, axis=1))
+
+    for seed in range(3):
+        modes = find_modes(potential, jnp.zeros(2), jr.key(seed))
+        nearest = np.argmin(((modes.loc[:, None] - np.asarray(loc)) ** 2).sum(-1), axis=1)
+        assert len(set(nearest)) == 40
 
 
 def test_too_many_dimensions_to_explore_are_refused():
