@@ -104,10 +104,9 @@ above the exact ELBO of the same map.
 
 Shares of modes are of the 4000 corrected draws and, beside them, of the flow's own, uncorrected.
 The larger of a well's two sides holds {right_share():.3f}; errors are shares of a side's weight,
-of which 4000 exact draws have {share_error:.3f} on the smaller side (one standard deviation); beside
-them the same of all 40,000 weighed draws. Distance is the sliced
-2-Wasserstein distance to 4000 exact draws (200 directions); two sets of exact draws lie as far
-apart as the last column says.
+of which 4000 exact draws have {share_error:.3f} on the smaller side (one standard deviation);
+beside them the same of all 40,000 weighed draws. Distance is the sliced 2-Wasserstein distance to
+4000 exact draws (200 directions); two sets of exact draws lie as far apart as the last column says.
 
 {table(exact, MODES)}
 

@@ -24,7 +24,7 @@ from numpyro_onestep.moves import move
 
 # Descents begin at these distances from where the model starts, and beside the base with one
 # coordinate moved by so many standard deviations to either side.
-_AROUND = (1.0, 3.0, 10.0, 30.0) * 2
+_AROUND = (1.0, 3.0, 10.0, 30.0) * 2 + (100.0, 300.0)
 _BESIDE = (8.0, 16.0) * 5
 # So many descents are made in any case, the rest while they take less than this share of training.
 _FEWEST_DESCENTS = 8
