@@ -1,6 +1,6 @@
 """Cost and accuracy at d = 100, 300 and 1024, beside the Gaussian autoguides.
 
-    python -m benchmarks.high_dimension [--targets groups ...] [--seeds 0 1 2]
+    python -m benchmarks.high_dimension [--targets groups ...] [--seeds 0 1 2] [--resume]
 
 OneStep at default settings, then AutoMultivariateNormal and AutoLowRankMultivariateNormal with as
 many iterations of SVI (32 particles, Adam at 5e-3) as fit into the time that OneStep took, their
@@ -117,11 +117,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--targets", nargs="+", default=list(targets()), choices=targets())
+    parser.add_argument("--resume", action="store_true", help="keep what was written before")
     options = parser.parse_args()
-    rows = []
+    output = ROOT / "benchmarks" / "results" / "high_dimension.json"
+    rows = json.loads(output.read_text())["results"] if options.resume and output.exists() else []
+    known = {(row["target"], row["seed"]) for row in rows}
     for name in options.targets:
         model, args = targets()[name]
         for seed in options.seeds:
+            if (name, seed) in known:
+                continue
             key = jax.random.key(seed)
             row = {"target": name, "seed": seed, **run_onestep(model, args, key)}
             for guide, guide_class in GUIDES.items():
@@ -129,10 +134,11 @@ def main() -> None:
             row["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(json.dumps(row), flush=True)
             rows.append(row)
-    folder = ROOT / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
+    order = list(targets())
+    rows.sort(key=lambda row: (order.index(row["target"]), row["seed"]))
+    output.parent.mkdir(exist_ok=True)
     stored = {"about": machine(), "results": rows}
-    (folder / "high_dimension.json").write_text(json.dumps(stored, indent=1))
+    output.write_text(json.dumps(stored, indent=1))
     lines = [
         "| target | seed | seconds | ELBO | log Z | k | ESS | AutoMultivariateNormal | low rank |"
     ]
