@@ -9,6 +9,7 @@ descent, as Pathfinder does (Zhang et al., JMLR 2022), and the best ELBO wins.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -34,6 +35,8 @@ _START_STEPS = (0, 10, 25, 99)  # of the descent: a mode at infinity is far beyo
 _NUM_ITERATIONS = 300
 _BATCH_SIZE = 32
 _ELBO_DRAWS = 512
+# Two fits whose ELBOs differ by less than this (nats) have found the same place.
+_SAME_ELBO = 1.0
 # The score may differ from the current Gaussian's by so many standard deviations of its norm.
 _SCORE_CLIP = 10.0
 
@@ -103,6 +106,27 @@ def fit_base(
         return _laplace_base(potential, start, rng_key)
     path, _ = descent(potential, start)
     return _matched(potential, path, rng_key)
+
+
+def best_base(
+    potential: AbstractPotential, starts: Iterable[Float[Array, " d"]], rng_key: PRNGKeyArray
+) -> BaseFit:
+    """Fit from one start after another until two agree on the best ELBO so far.
+
+    A descent can end in a mode of no mass, and nothing in that fit alone says so.  Of fits that
+    agree the earliest is kept.
+    """
+    best = None
+    for index, start in enumerate(starts):
+        key = jr.fold_in(rng_key, index) if index else rng_key
+        fit = jax.block_until_ready(fit_base(potential, start, key))
+        if best is None or not float(best.elbo) >= float(fit.elbo) - _SAME_ELBO:
+            best = fit
+        elif float(fit.elbo) > float(best.elbo) - _SAME_ELBO:
+            break
+    if best is None:
+        raise ValueError("best_base needs a point to start from, but starts is empty.")
+    return best
 
 
 @compiled

@@ -64,7 +64,7 @@ class Evidence(NamedTuple):
     num_draws: int
     folded_share: float
     folded_weight: float
-    num_non_finite: int
+    num_non_finite: int  # of the flow's own draws
 
 
 @compiled
@@ -140,8 +140,9 @@ def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
     """The evidence that a pool of draws holds, and its smoothed log weights (summing to one).
 
     The log evidence is the logarithm of the mean Pareto-smoothed weight, its standard error by
-    the delta method.  A draw of density zero, or whose weight is not a number, has weight zero
-    and makes the ELBO minus infinity.
+    the delta method.  A draw of density zero, or whose weight is not a number, has weight zero, and
+    the ELBO is that of the flow with such draws rejected: its density is q divided by the share r
+    of the others, so the bound is their mean log weight plus log r.
     """
     raw = np.asarray(pool.log_weight, np.float64)
     raw = np.where(np.isnan(raw) | (raw == np.inf), -np.inf, raw)
@@ -149,9 +150,9 @@ def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
     n = len(raw)
     own, folded = np.asarray(pool.own), np.asarray(pool.sign) < 0
     log_ratio = np.asarray(pool.log_density - pool.log_q, np.float64)[own]
-    log_ratio = np.where(np.isnan(log_ratio) | (log_ratio == np.inf), -np.inf, log_ratio)
+    accepted = log_ratio[np.isfinite(log_ratio)]
     smoothed, pareto_k = np.full(n, -np.inf), math.inf
-    if finite.sum() < 2:
+    if min(finite.sum(), len(accepted)) < 2:
         evidence = Evidence(
             -math.inf, math.inf, -math.inf, math.inf, math.inf, 0.0, n, folded[own].mean(), 0.0, n
         )
@@ -160,8 +161,8 @@ def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
     log_evidence = logsumexp(smoothed) - math.log(n)
     relative = np.exp(smoothed - log_evidence)
     evidence = Evidence(
-        elbo=float(log_ratio.mean()),
-        elbo_std_error=float(log_ratio[np.isfinite(log_ratio)].std() / math.sqrt(len(log_ratio))),
+        elbo=float(accepted.mean() + math.log(len(accepted) / len(log_ratio))),
+        elbo_std_error=float(accepted.std() / math.sqrt(len(accepted))),
         log_evidence=float(log_evidence),
         log_evidence_std_error=float(relative.std() / math.sqrt(n)),
         pareto_k=pareto_k,
@@ -169,7 +170,7 @@ def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
         num_draws=n,
         folded_share=float(folded[own].mean()),
         folded_weight=float(relative[folded].sum() / relative.sum()),
-        num_non_finite=int(n - finite.sum()),
+        num_non_finite=len(log_ratio) - len(accepted),
     )
     return evidence, smoothed - logsumexp(smoothed)
 

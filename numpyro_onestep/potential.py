@@ -123,7 +123,7 @@ def model_potential(
             "numpyro.sample statements without obs=, and that the arguments given to run() are "
             "not conditioning every site."
         )
-    names = tuple(site.name for site in latents)
+    names = tuple(sorted(site.name for site in latents))
     found = _find_start(rng_key, model, args, kwargs, init_strategy, names)
     prototype, start = found.values, found.point
     if init_params is not None:
@@ -142,6 +142,21 @@ def model_potential(
             "OneStep(...)."
         )
     return potential, start, sites
+
+
+def other_start(
+    rng_key: PRNGKeyArray, potential: ModelPotential, init_strategy: Callable = init_to_uniform
+) -> Float[Array, " d"] | None:
+    """A further point that NumPyro's search for a start finds, or None where it finds none."""
+    found = _find_start(
+        rng_key,
+        potential.model,
+        potential.args,
+        potential.kwargs,
+        init_strategy,
+        tuple(sorted(potential.prototype)),
+    )
+    return found.point if found.is_valid else None
 
 
 class _Start(NamedTuple):

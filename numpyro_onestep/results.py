@@ -278,6 +278,8 @@ class Results:
             ("draws", diagnostics.draws_line(self.settings, run.num_flow_steps, run.corrected)),
             ("training", diagnostics.training_line(run.training, run.seconds)),
         ]
+        if evidence.num_non_finite:
+            rows.append(("left out", f"{evidence.num_non_finite} draws without a finite density"))
         for name, value in rows:
             print(f"{name:>16s}  {value}")
         for message in run.messages:

@@ -1,7 +1,7 @@
 """`OneStep`: the inference class.  It assembles the other files and holds no mathematics."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,20 +12,29 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep import diagnostics
-from numpyro_onestep.base import WhitenedPotential, fit_base
+from numpyro_onestep.base import WhitenedPotential, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
 from numpyro_onestep.evidence import Pool, draw_pool, summarise
 from numpyro_onestep.exploration import explore
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
 from numpyro_onestep.mixture import fit_mixture
-from numpyro_onestep.potential import AbstractPotential, Site, function_potential, model_potential
+from numpyro_onestep.potential import (
+    AbstractPotential,
+    ModelPotential,
+    Site,
+    function_potential,
+    model_potential,
+    other_start,
+)
 from numpyro_onestep.results import Results, Run, require_key
 from numpyro_onestep.settings import Settings, make_settings
 from numpyro_onestep.training import train
 
 # Share of the pool below which one step more is tried, where the step budget is free.
 _ENOUGH_ESS = 0.25
+# Starts beside the first from which the base is fitted, until two agree.
+_MOST_OTHER_STARTS = 3
 
 
 class OneStep(Results):
@@ -112,7 +121,8 @@ class OneStep(Results):
         clock = time.perf_counter()
         potential, start, sites = self._potential(key_init, args, kwargs, init_params)
         clock = _lap(seconds, "initialisation", clock)
-        base_fit = jax.block_until_ready(fit_base(potential, start, key_base))
+        starts = self._starts(key_init, potential, start, init_params)
+        base_fit = best_base(potential, starts, key_base)
         whitened = WhitenedPotential(potential, base_fit.base)
         clock = _lap(seconds, "base", clock)
         if settings.many_modes:
@@ -175,6 +185,19 @@ class OneStep(Results):
             )
         assert self.potential_fn is not None
         return *function_potential(self.potential_fn, init_params), []
+
+    def _starts(
+        self, rng_key, potential: AbstractPotential, start: Float[Array, " d"], init_params
+    ) -> Iterator[Float[Array, " d"]]:
+        """The start, and more where the user did not say where to."""
+        yield start
+        if not isinstance(potential, ModelPotential) or init_params is not None:
+            return
+        for index in range(_MOST_OTHER_STARTS):
+            other = other_start(jr.fold_in(rng_key, index), potential, self.init_strategy)
+            if other is None or np.array_equal(other, start):  # a strategy that is not random
+                return
+            yield other
 
 
 def _quality(run: Run) -> tuple[bool, float]:

@@ -70,7 +70,7 @@ class Records(NamedTuple):
     loss: Any
     state: Any
     volume: Any
-    non_finite: Any  # draws of the batch, or the update, that had to be skipped
+    non_finite: Any  # the flow's own draws in the batch, or the update, that had to be skipped
     folded: Any  # draws of the batch at which the map's determinant is negative
 
 
@@ -315,7 +315,7 @@ def _evidence_losses(flow, teacher, chains, potential, rng_key, settings: Settin
     finite = jnp.isfinite(weights)
     bound = jnp.sum(jnp.where(finite, weights, 0.0)) / jnp.maximum(finite.sum(), 1)
     zero = jnp.zeros_like(bound)
-    non_finite = jnp.sum(~jnp.isfinite(draws.log_weight)).astype(bound.dtype)
+    non_finite = jnp.sum(~finite).astype(bound.dtype)
     folded = jnp.sum(draws.sign < 0).astype(bound.dtype)
     records = Records(-bound, zero, zero, non_finite, folded)
     return settings.elbo_weight * surrogate, (records, jax.lax.stop_gradient(chains))

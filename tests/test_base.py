@@ -3,11 +3,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 
 from numpyro_onestep.base import (
     GaussianBase,
     WhitenedPotential,
+    best_base,
     fit_base,
 )
 from numpyro_onestep.noise import standard_normal_log_density
@@ -67,3 +69,24 @@ def test_a_mode_at_infinity_does_not_take_the_base_along():
     log_z = 0.5 * jnp.log(2 * jnp.pi) + jnp.log(1.5) + 2.5 * jnp.log(2 * jnp.pi)
     assert log_z - 4 < fitted.elbo < log_z + 0.2
     assert jnp.all(jnp.isfinite(fitted.base.scale_tril))
+
+
+def test_starts_are_tried_until_two_agree():
+    # A narrow bump of mass e^-8 at zero, and all the rest around thirty.
+    def potential(x):
+        small = dist.Normal(0, 0.1).log_prob(x).sum() - 8
+        return -jnp.logaddexp(small, dist.Normal(30, 1).log_prob(x).sum())
+
+    def tried(*centres):
+        starts = iter([jnp.full(2, centre) for centre in centres])
+        fitted = best_base(FunctionPotential(potential, jnp.zeros(2)), starts, jr.key(0))
+        return fitted, len(list(starts))
+
+    for centres in ((0.1, 30.1, 29.9, 0.0), (30.1, 0.1, 29.9, 0.0)):
+        fitted, num_left = tried(*centres)
+        assert abs(fitted.elbo) < 0.01
+        np.testing.assert_allclose(fitted.base.loc, 30, atol=0.1)
+        assert num_left == 1
+    fitted, num_left = tried(30.1, 29.9, 0.1)
+    assert num_left == 1
+    assert tried(0.1)[0].elbo < -7

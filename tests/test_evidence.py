@@ -94,10 +94,23 @@ def test_folds_and_impossible_draws_are_counted():
     sign = jnp.where(jnp.arange(200) < 10, -1.0, 1.0)
     evidence, smoothed = summarise(pool_of(log_w, sign))
     assert evidence.num_non_finite == 4
-    assert evidence.elbo == -math.inf
-    assert math.isfinite(evidence.log_evidence)
+    possible = np.asarray(log_w)[np.isfinite(log_w)]
+    assert evidence.elbo == pytest.approx(possible.mean() + math.log(196 / 200))
+    assert evidence.elbo < evidence.log_evidence
     assert evidence.folded_share == pytest.approx(0.05)
     assert np.exp(smoothed[::50]).sum() == 0
+
+
+def test_rejected_draws_leave_the_elbo_a_bound():
+    # The target is N(0, 1) cut off at 1, the flow N(0, 1): every weight is one or zero, so
+    # rejection makes the flow exact and the bound an equality.
+    z = jr.normal(jr.key(0), (10_000,))
+    evidence, _ = summarise(pool_of(jnp.where(z < 1, 0.0, -jnp.inf)))
+    log_z = math.log(0.5 * (1 + math.erf(1 / 2**0.5)))
+    assert (
+        abs(evidence.elbo - log_z) < 4 * ((1 - math.exp(log_z)) / math.exp(log_z) / 10_000) ** 0.5
+    )
+    assert abs(evidence.elbo - evidence.log_evidence) < 1e-6
 
 
 def test_a_pool_without_a_possible_draw_says_so():

@@ -180,19 +180,24 @@ def test_path_gradients_vary_less_near_the_optimum(x64):
     assert np.asarray(path).var(0).sum() < 0.2 * np.asarray(plain).var(0).sum()
 
 
-def test_a_draw_without_a_finite_force_is_left_out():
+def test_a_draw_where_the_target_is_not_a_number_is_pulled_inwards():
     flow = without_residual(zero_flow(1))
 
     def broken(x):
         return jnp.where(x[0] > 0, jnp.nan, 1.0) * standard_normal_potential(x)
 
+    # The flow is the target but for the cut, so the other draw feels no force.
     z = jnp.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
     gradient, draws = eqx.filter_jit(
-        eqx.filter_grad(lambda f: elbo_loss(f, broken, z, 1), has_aux=True)
+        eqx.filter_grad(lambda f: elbo_loss(f, broken, z, 1, 2.0), has_aux=True)
     )(flow)
     assert jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
     assert not jnp.isfinite(draws.log_weight[0])
     assert jnp.isfinite(draws.log_weight[1])
+    # Half of it is one draw's: at the last layer's bias the map moves by h / sqrt(width).
+    shift = jnp.split(gradient.network.last.bias, 2)[1]
+    expected = 2.0 * flow.times[-1] / flow.network.width**0.5 / 2
+    np.testing.assert_allclose(shift, jnp.array([expected, 0.0, 0.0]), atol=1e-5)
 
 
 def test_forces_are_clipped_to_the_norm_asked_for():

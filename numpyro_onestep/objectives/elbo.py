@@ -8,6 +8,7 @@ whose variance vanishes as q approaches the target, draw by draw.  grad_z log|de
 vector-Jacobian product of z -> J(z), so nothing is differentiated with respect to theta but T.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,13 +98,18 @@ def elbo_loss(
 
     The surrogate's own value means nothing.  A force of norm above `force_clip` is scaled down to
     it: far out, where a potential is steep, a few draws would otherwise rule the batch.  A draw
-    whose force is not finite feels none; its log weight shows it.
+    whose force is not finite is pulled towards the middle of the base by a force of that norm (1
+    where it is infinite), or mass would drift to where the target cannot be evaluated.
     """
 
     def frozen(at):
         force, weight, sign = path_gradient(flow, potential, at, num_steps, noise)
-        force = _limit(force, force_clip)
-        (latent,) = jax.vjp(lambda at: flow(at, num_steps), at)[1](force)
+        x, pull_back = jax.vjp(lambda at: flow(at, num_steps), at)
+        finite = jnp.all(jnp.isfinite(force)) & jnp.isfinite(weight)
+        inwards = x / jnp.maximum(jnp.linalg.norm(x), 1e-30)
+        inwards *= force_clip if math.isfinite(force_clip) else 1.0
+        force = jnp.where(finite, _limit(force, force_clip), inwards)
+        (latent,) = pull_back(force)
         return force, DrawWeights(weight, sign, _limit(latent, force_clip))
 
     forces, weights = jax.lax.stop_gradient(jax.vmap(frozen)(z))
