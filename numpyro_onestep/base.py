@@ -42,6 +42,8 @@ _BATCH_SIZE = 32
 _ELBO_DRAWS = 512
 # Two fits whose ELBOs differ by less than this (nats) have found the same place.
 _SAME_ELBO = 1.0
+# Another descent's end is worth a fit if its energy is lower by more (nats).
+_LOWER = 1.0
 # The score may differ from the current Gaussian's by so many standard deviations of its norm.
 _SCORE_CLIP = 10.0
 
@@ -109,9 +111,10 @@ def fit_base(
     """
     if start.size > LARGEST_MATCHED:
         return _laplace_base(potential, start, rng_key)
-    points = np.asarray(descent(potential, start)[0])[list(_START_STEPS)]
-    narrow = np.eye(start.size, dtype=points.dtype) / 10
-    initial = GaussianBase(points, np.broadcast_to(narrow, (len(points), *narrow.shape)))
+    # NumPy's operations: each of JAX's would be a program to compile.
+    points: Any = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
+    narrow: Any = np.stack([np.eye(start.size, dtype=points.dtype) / 10] * len(points))
+    initial = GaussianBase(points, narrow)
     best, second = _matched(potential, initial, np.asarray(0), rng_key)
     for index in range(_MOST_ROUNDS):
         if float(second) > float(best.elbo) - _SAME_ELBO or not np.isfinite(float(best.elbo)):
@@ -129,19 +132,21 @@ def fit_base(
 def best_base(
     potential: AbstractPotential, starts: Iterable[Float[Array, " d"]], rng_key: PRNGKeyArray
 ) -> BaseFit:
-    """Fit from one start after another until two agree on the best ELBO so far.
+    """The best fit, from the first start and from each that descends to a lower energy.
 
-    A descent can end in a mode of no mass, and nothing in that fit alone says so.  Of fits that
-    agree the earliest is kept.
+    A descent can end in a mode of no mass, and nothing in that fit alone says so; other descents
+    cost milliseconds.
     """
-    best = None
+    best, lowest = None, math.inf
     for index, start in enumerate(starts):
+        energy = float(descent(potential, start).energy)
+        if best is not None and not energy < lowest - _LOWER:
+            continue
         key = jr.fold_in(rng_key, index) if index else rng_key
         fit = jax.block_until_ready(fit_base(potential, start, key))
-        if best is None or not float(best.elbo) >= float(fit.elbo) - _SAME_ELBO:
+        lowest = min(lowest, energy) if math.isfinite(energy) else lowest
+        if best is None or not float(best.elbo) >= float(fit.elbo):
             best = fit
-        elif float(fit.elbo) > float(best.elbo) - _SAME_ELBO:
-            break
     if best is None:
         raise ValueError("best_base needs a point to start from, but starts is empty.")
     return best
@@ -149,8 +154,7 @@ def best_base(
 
 @compiled
 def _laplace_base(potential, start, rng_key) -> BaseFit:
-    path, _ = descend(potential, start, _LONG_DESCENT_STEPS)
-    base = _laplace(potential, path[-1])
+    base = _laplace(potential, descend(potential, start, _LONG_DESCENT_STEPS).path[-1])
     elbo = noise_elbo(WhitenedPotential(potential, base), rng_key)
     return BaseFit(base, elbo)
 
@@ -171,11 +175,17 @@ def _matched(
     return jax.tree.map(lambda leaf: leaf[best], fits), fits.elbo[second]
 
 
+class Descent(NamedTuple):
+    """The points that L-BFGS visits on its way down; energy and gradient where it last looked."""
+
+    path: Float[Array, "steps d"]
+    energy: Float[Array, ""]
+    gradient: Float[Array, " d"]
+
+
 @compiled
-def descent(
-    potential: AbstractPotential, start: Float[Array, " d"]
-) -> tuple[Float[Array, "steps d"], Float[Array, " d"]]:
-    """The path of a descent, and the potential's gradient at its end."""
+def descent(potential: AbstractPotential, start: Float[Array, " d"]) -> Descent:
+    """As many steps as the base is fitted from."""
     return descend(potential, start, _DESCENT_STEPS)
 
 
@@ -198,7 +208,7 @@ def _laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> Gaussian
     that bends the right way.
     """
     eigenvalues, vectors = jnp.linalg.eigh(hessian(potential, mode))
-    smallest = jnp.min(jnp.where(eigenvalues > _FLATTEST, eigenvalues, jnp.inf))
+    smallest = jnp.min(eigenvalues, initial=jnp.inf, where=eigenvalues > _FLATTEST)
     floor = jnp.where(jnp.isfinite(smallest), smallest, 1.0)
     root = vectors / jnp.sqrt(jnp.maximum(eigenvalues, floor))
     triangle = jnp.linalg.qr(root.T, mode="r").T
@@ -217,16 +227,14 @@ def hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Float[Array,
     return 0.5 * (columns + columns.T)
 
 
-def descend(
-    potential: AbstractPotential, start: Float[Array, " d"], num_steps: int
-) -> tuple[Float[Array, "steps d"], Float[Array, " d"]]:
-    """The points that L-BFGS visits on its way down, and the gradient where it last looked."""
+def descend(potential: AbstractPotential, start: Float[Array, " d"], num_steps: int) -> Descent:
+    """Go down by L-BFGS, until a step fails twice."""
     line_search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20, store_grad=True)
     optimiser = optax.lbfgs(linesearch=line_search)
     value_and_grad = optax.value_and_grad_from_state(potential)
 
     def step(carry):
-        index, x, _, state, failures, path = carry
+        index, x, _, _, state, failures, path = carry
         value, grad = value_and_grad(x, state=state)
         updates, new_state = optimiser.update(
             grad, state, x, value=value, grad=grad, value_fn=potential
@@ -238,18 +246,18 @@ def descend(
         state = _choose(better, new_state, fresh)
         failures = jnp.where(better, 0, failures + 1)
         path = path.at[index].set(x)
-        return index + 1, _choose(better, moved, x), grad, state, failures, path
+        return index + 1, _choose(better, moved, x), value, grad, state, failures, path
 
     def go_on(carry):
-        index, _, _, _, failures, _ = carry
+        index, _, _, _, _, failures, _ = carry
         return (index < num_steps) & (failures < 2)
 
     fresh = optimiser.init(start)
     nowhere = jnp.zeros((num_steps, start.size), start.dtype)
-    begin = 0, start, jnp.zeros_like(start), fresh, 0, nowhere
-    index, x, grad, _, _, path = jax.lax.while_loop(go_on, step, begin)
+    begin = 0, start, jnp.full((), jnp.inf, start.dtype), jnp.zeros_like(start), fresh, 0, nowhere
+    index, x, value, grad, _, _, path = jax.lax.while_loop(go_on, step, begin)
     path = jnp.where((jnp.arange(num_steps) < index)[:, None], path, x).at[-1].set(x)
-    return path, jnp.asarray(grad)
+    return Descent(path, jnp.asarray(value), jnp.asarray(grad))
 
 
 def _batch_and_match(
@@ -276,7 +284,8 @@ def _batch_and_match(
         excess = whitened_score + z
         norm = jnp.linalg.norm(excess, axis=1, keepdims=True)
         limited = excess * jnp.minimum(1, _SCORE_CLIP * jnp.sqrt(d) / norm)
-        g = -z + jnp.where(jnp.isfinite(norm) & (norm > 0), limited, 0.0)
+        limited = jnp.asarray(jnp.where(jnp.isfinite(norm) & (norm > 0), limited, 0.0))
+        g = limited - z
 
         # Cai et al., algorithm 1, with current mean 0 and covariance I; there lambda = B d / t.
         # The new covariance solves S U S + S = V, U = u^T u and V = I + v^T v.

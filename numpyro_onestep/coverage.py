@@ -120,10 +120,10 @@ def _minima(potential: WhitenedPotential, starts, training_seconds: float):
         late = time.perf_counter() - begin > _LARGEST_SHARE * training_seconds
         if late and index >= _FEWEST_DESCENTS:
             break
-        path, gradient = descent(potential.potential, at)
-        slope = np.asarray(gradient, np.float64)
+        end = descent(potential.potential, at)
+        slope = np.asarray(end.gradient, np.float64)
         if np.isfinite(slope).all() and np.linalg.norm(slope @ scale_tril) < _FLAT:
-            ends.append(np.asarray(path)[-1])
+            ends.append(np.asarray(end.path)[-1])
     return np.reshape(ends, (len(ends), starts.shape[1]))
 
 

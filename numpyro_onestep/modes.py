@@ -114,7 +114,7 @@ def _descents(potential: AbstractPotential, starts: Float[Array, "n d"]):
     """Ends of the descents, and value, gradient and Hessian there."""
 
     def one(at):
-        end = descend(potential, at, _DESCENT_STEPS)[0][-1]
+        end = descend(potential, at, _DESCENT_STEPS).path[-1]
         energy, gradient = jax.value_and_grad(potential)(end)
         return end, energy, gradient, hessian(potential, end)
 
