@@ -18,10 +18,10 @@ _START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
 _SPREADS = (0.5, 1.0, 1.0, 2.0, 5.0)
 _STARTS_PER_SCALE = 80
 _DESCENT_STEPS = 100
-# Batches follow one another until two in a row find nothing new and, by Chao's estimate, fewer than
-# half a mode is left to find.
+# Batches follow one another until three in a row find nothing new and, by Chao's estimate, fewer
+# than half a mode is left to find.
 _MOST_BATCHES = 12
-_QUIET_BATCHES = 2
+_QUIET_BATCHES = 3
 _ENOUGH_MODES = 128  # beyond which more would not be listed
 # Two ends are one mode within so many standard deviations of the Gaussian at the better one.
 _SAME = 2.0

@@ -7,6 +7,7 @@ and without the flow, walk on into it; draws that were exact stay exact.  (Resam
 Berzuini, "Following a moving target", JRSS B 2001.)
 """
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,8 @@ _MOST_ROUNDS = 4
 # A change of a log standard deviation below the first number is nothing.  Above it, it is worth
 # another round if so many standard errors large, and proof that the draws were wrong if more.
 _SMALLEST_SHIFT, _SUSPECTED, _PROVEN = 0.04, 2.5, 4.0
+# In many coordinates noise alone exceeds 2.5 errors somewhere: then what one run in ten would.
+_FALSE_ALARMS = 0.1
 
 
 class Moved(NamedTuple):
@@ -42,11 +45,12 @@ def move_until_level(
 ) -> Moved:
     """Rounds of `num_steps` moves, a second and more only where they change the draws' spread."""
     at, taken, proven = x, 0, 0.0
+    suspected = max(_SUSPECTED, NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / x.shape[1]))
     for index in range(_MOST_ROUNDS):
         at = move(potential, at, jr.fold_in(rng_key, index), num_steps)
         taken += num_steps
         proven = spread_shift(x, at, _PROVEN)
-        if not spread_shift(x, at, _SUSPECTED):
+        if not spread_shift(x, at, suspected):
             break
     return Moved(at, taken, proven)
 
