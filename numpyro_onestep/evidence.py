@@ -27,8 +27,7 @@ from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.potential import AbstractPotential
 
-# Larger batches are no faster, and batches of ten thousand Cholesky factors were seen to block
-# for ever on XLA's CPU thread pool (jaxlib 0.10.2, two cores).
+# Larger batches are no faster.
 _LARGEST_BATCH = 1000
 # Nats between the log evidence and the ELBO: where the gap is next to nothing, so is the mass that
 # any tail can lack.

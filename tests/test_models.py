@@ -4,6 +4,9 @@ Trained for a moment only: these tests are about shapes, supports and messages; 
 tested where log evidences are known.
 """
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -105,6 +108,29 @@ def test_improper_priors_and_values_of_the_data_used_in_python():
     sampler = run(model, np.array([0, 1, 2, 1]), np.arange(4.0))
     assert sampler.get_samples()["effect"].shape == (200, 3)
     assert sampler.to_inference_data()["log_likelihood"]["y"].shape == (1, 200, 4)
+
+
+TWO_PROCESSES = """
+import jax, jax.numpy as jnp
+from numpyro_onestep import OneStep
+
+def potential(z):
+    x = jnp.arange(12.0)
+    field = jnp.zeros(12)
+    for index, scale in enumerate((1.0, 3.0)):
+        length = jnp.exp(z[24 + index])
+        kernel = jnp.exp(-0.5 * ((x[:, None] - x) / scale / length) ** 2) + 1e-3 * jnp.eye(12)
+        field += jnp.linalg.cholesky(kernel) @ z[12 * index : 12 * index + 12]
+    return 0.5 * jnp.sum(z**2) + 0.5 * jnp.sum((field - jnp.sin(x)) ** 2)
+
+settings = dict(num_samples=300, pool_size=1000, width=16, max_steps=100, progress_bar=False)
+OneStep(potential_fn=potential, **settings).run(jax.random.key(0), init_params=jnp.zeros(26))
+"""
+
+
+def test_a_model_with_two_cholesky_factors_ends():
+    # Where batched LAPACK calls wait for each other it never does, hence another process.
+    subprocess.run([sys.executable, "-c", TWO_PROCESSES], check=True, timeout=300)
 
 
 def test_arguments_that_are_no_arrays():
