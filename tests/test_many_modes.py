@@ -86,7 +86,10 @@ def test_a_model_with_two_signs():
     with pytest.warns(OneStepWarning):
         blind.run(jr.key(3), x, y)
     both = OneStep(sign_ambiguity, many_modes=True, progress_bar=False)
-    both.run(jr.key(0), x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OneStepWarning)  # Pareto k is near its limit here
+        both.run(jr.key(0), x, y)
+    assert not any("do not reach" in message for message in both.messages)
     share = float((both.get_samples()["a"] > 0).mean())
     assert abs(share - 0.5) < 5 * 0.5 / 2000**0.5
 
