@@ -33,7 +33,7 @@ from numpyro_onestep.training import train
 
 # Share of the pool below which one step more is tried, where the step budget is free.
 _ENOUGH_ESS = 0.25
-# Starts beside the first from which the base is fitted, until two agree.
+# Starts beside the first that the base's fit descends from.
 _MOST_OTHER_STARTS = 3
 
 
