@@ -61,6 +61,8 @@ def run_onestep(posterior: Posterior, key, warm_key) -> tuple[dict, dict]:
         "iterations": len(sampler.losses),
         "warnings": sampler.messages,
         "seconds_by_part": sampler.seconds,
+        "num_flow_steps": sampler.num_flow_steps,
+        **progress(sampler),
     }
     _, figures["seconds_100k_first"] = timed(sampler.sample, key, 100_000)
     _, figures["seconds_100k"] = timed(sampler.sample, key, 100_000)
@@ -71,6 +73,17 @@ def run_onestep(posterior: Posterior, key, warm_key) -> tuple[dict, dict]:
         run(warm_key)
         figures["seconds_warm"] = time.perf_counter() - clock
     return draws, figures
+
+
+def progress(sampler: OneStep) -> dict:
+    """The mean bound of every hundred iterations, and the seconds these took."""
+    run = sampler._trained()
+    losses, seconds = run.training.losses, run.training.chunk_seconds
+    chunks = np.array_split(losses, len(seconds))
+    return {
+        "chunk_elbos": [float(-np.mean(chunk[np.isfinite(chunk)])) for chunk in chunks],
+        "chunk_seconds": seconds,
+    }
 
 
 def run_nuts(posterior: Posterior, key, warm_key) -> tuple[dict, dict]:

@@ -73,15 +73,22 @@ def accuracy(results: list[dict]) -> str:
 
 
 def seconds_to_reach(row: dict, elbo: float) -> float:
-    """Time until a run of OneStep had an ELBO, compilation included: an upper bound.
+    """Time until a run of OneStep had an ELBO, compilation included.
 
-    The base's where that is enough, else all of training.
+    The base's where that is enough; else until the first hundred iterations whose mean reaches it,
+    before any cooling.
     """
     parts = row["seconds_by_part"]
-    early = parts["initialisation"] + parts["base"]
+    spent = parts["initialisation"] + parts["base"]
     if row["base_elbo"] >= elbo:
-        return early
-    return early + parts["training"] if row["elbo"] >= elbo else np.inf
+        return spent
+    if row["num_flow_steps"] > 1:  # what an attempt with one step took before
+        spent += parts["training"] - sum(row["chunk_seconds"]) + parts["draws"]
+    for reached, seconds in zip(row["chunk_elbos"], row["chunk_seconds"], strict=True):
+        spent += seconds
+        if reached >= elbo:
+            return spent
+    return np.inf
 
 
 def targets(results: list[dict]) -> str:
@@ -112,7 +119,7 @@ def targets(results: list[dict]) -> str:
         "",
         f"No slower than NUTS on {no_slower} of {both}. At AutoIAFNormal's ELBO in at most half "
         f"its time on {half} of {both} (the time until the base has it where that is enough, else "
-        "until training ended, an upper bound).",
+        "until a hundred iterations of training have it on average).",
     ]
     return "\n".join(lines)
 

@@ -7,8 +7,9 @@ be measured (docs/method.md); a release that does not know them compiles as usua
 
 import gc
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache, update_wrapper
 from typing import Any
 
 import equinox as eqx
@@ -18,19 +19,42 @@ import jax.numpy as jnp
 _FAST_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
-def compiled(function: Callable) -> Callable:
+_other_thread = ThreadPoolExecutor(1, thread_name_prefix="compile")
+
+
+class compiled:  # noqa: N801, it is used as a decorator
     """Compile a function: arrays among its arguments are traced, all else is static."""
 
-    @cache
-    def on(backend: str) -> Callable:
-        return eqx.filter_jit(function, **_options(backend))
+    def __init__(self, function: Callable):
+        update_wrapper(self, function)
+        self._on = cache(lambda backend: eqx.filter_jit(function, **_options(backend)))
+        self._begun: list[Future] = []
 
-    @wraps(function)
-    def call(*args, **kwargs):
+    def __call__(self, *args, **kwargs) -> Any:
+        """The function's value, once what `ahead` began is there."""
+        while self._begun:
+            self._begun.pop().exception()  # what failed there will fail here, and be seen
         with _collector_paused():
-            return on(jax.default_backend())(*args, **kwargs)
+            return self._on(jax.default_backend())(*args, **kwargs)
 
-    return call
+    def ahead(self, *args, **kwargs) -> None:
+        """Begin to compile for arguments of such shapes, in another thread.
+
+        Half of compilation is Python's and holds the others up, the rest has a core to itself.
+        """
+        program: Any = self._on(jax.default_backend())
+        ours = _configuration()
+
+        def compile_it() -> None:
+            # A context manager, of double precision say, is in force in its own thread only.
+            if _configuration() == ours:
+                program.lower(*args, **kwargs).compile()
+
+        self._begun.append(_other_thread.submit(compile_it))
+
+
+def _configuration() -> dict[str, Any]:
+    return {name: getattr(jax.config, name, None) for name in jax.config.values}
 
 
 @contextmanager
@@ -49,9 +73,12 @@ def _collector_paused() -> Iterator[None]:
 def _options(backend: str) -> dict[str, Any]:
     if backend != "cpu":
         return {}
-    options: dict[str, Any] = {"compiler_options": _FAST_ON_CPU}
+    return {"compiler_options": {k: v for k, v in _FAST_ON_CPU.items() if _is_known(k, v)}}
+
+
+def _is_known(option: str, value: Any) -> bool:
     try:
-        jax.jit(jnp.negative, **options).lower(0.0).compile()
+        jax.jit(jnp.negative, compiler_options={option: value}).lower(0.0).compile()
     except Exception:  # whatever a release raises for an option it does not know
-        return {}
-    return options
+        return False
+    return True

@@ -26,9 +26,16 @@ class AbstractPotential(eqx.Module):
 
     prototype: eqx.AbstractVar[PyTree]
 
-    @abstractmethod
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        """U(x)."""
+        """U(x), traced once: not in each program that uses it, and in the thread that came first.
+
+        NumPyro's handlers know of one thread only, but programs compile in several.
+        """
+        return _energy(self, x)
+
+    @abstractmethod
+    def energy(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """U(x), traced anew with each call."""
 
     @abstractmethod
     def constrain(self, x: Float[Array, " d"]) -> PyTree:
@@ -39,13 +46,18 @@ class AbstractPotential(eqx.Module):
         return ravel_pytree(self.prototype)[1](x)
 
 
+@eqx.filter_jit
+def _energy(potential: AbstractPotential, x: Float[Array, " d"]) -> Float[Array, ""]:
+    return potential.energy(x)
+
+
 class FunctionPotential(AbstractPotential):
     """A potential given as a function of a pytree."""
 
     function: Callable
     prototype: PyTree
 
-    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+    def energy(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """The function's value."""
         return self.function(self.unravel(x))
 
@@ -71,7 +83,7 @@ class ModelPotential(AbstractPotential):
         # A key for statements that ask for one without being latent, a subsampling plate say.
         return handlers.seed(handlers.substitute(self.model, data=self.fixed), rng_seed=0)
 
-    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+    def energy(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """Minus the log joint density, Jacobian of the constraining transforms included."""
         args, kwargs = open_constants((self.args, self.kwargs))
         return jnp.asarray(potential_energy(self._seeded(), args, kwargs, self.unravel(x)))

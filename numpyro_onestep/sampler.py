@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
-from numpyro_onestep import diagnostics
-from numpyro_onestep.base import WhitenedPotential, best_base
+from numpyro_onestep import diagnostics, training
+from numpyro_onestep.base import GaussianBase, WhitenedPotential, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
 from numpyro_onestep.evidence import Pool, draw_pool, summarise
@@ -29,7 +30,6 @@ from numpyro_onestep.potential import (
 )
 from numpyro_onestep.results import Results, Run, require_key
 from numpyro_onestep.settings import Settings, make_settings
-from numpyro_onestep.training import train
 
 # Share of the pool below which one step more is tried, where the step budget is free.
 _ENOUGH_ESS = 0.25
@@ -120,6 +120,8 @@ class OneStep(Results):
 
         clock = time.perf_counter()
         potential, start, sites = self._potential(key_init, args, kwargs, init_params)
+        flow = _initial_flow(start, key_flow, settings)
+        self._compile_ahead(flow, potential, start, rng_key)
         clock = _lap(seconds, "initialisation", clock)
         starts = self._starts(key_init, potential, start, init_params)
         base_fit = best_base(potential, starts, key_base)
@@ -130,20 +132,19 @@ class OneStep(Results):
             population = explore(potential, start, base_fit.base, key_explore)
             whitened, base_fit = fit_mixture(potential, population, key_mixture)
             clock = _lap(seconds, "exploration", clock)
-        flow = _initial_flow(start, key_flow, settings)
         about = args, kwargs, init_params, sites, whitened, base_fit
         attempts = []
         for num_steps in settings.step_budgets(start.size):
             attempt = replace(settings, num_flow_steps=num_steps)
-            training = train(flow, whitened, jr.fold_in(key_train, num_steps), attempt)
+            trained = training.train(flow, whitened, jr.fold_in(key_train, num_steps), attempt)
             clock = _lap(seconds, "training", clock)
             # From here on the trained flow is safe, whatever happens to the draws.
-            self._last = run = Run(*about, training, seconds, num_steps)
+            self._last = run = Run(*about, trained, seconds, num_steps)
             run.pool = self._pool(run, key_pool)
             run.evidence, run.smoothed = summarise(run.pool)
             clock = _lap(seconds, "draws", clock)
             attempts.append(run)
-            if training.interrupted or run.evidence.ess >= _ENOUGH_ESS * settings.num_pool:
+            if trained.interrupted or run.evidence.ess >= _ENOUGH_ESS * settings.num_pool:
                 break
         self._last = run = max(attempts, key=_quality)
         run.corrected = correct(run, settings, key_correct)
@@ -156,6 +157,22 @@ class OneStep(Results):
         )
         run.messages += diagnostics.check_coverage(run.missed, run.samples, self._constrain)
         diagnostics.warn(run.messages, stacklevel=2)
+
+    def _compile_ahead(
+        self, flow: FlowMap, potential: AbstractPotential, start: Float[Array, " d"], key
+    ) -> None:
+        """Begin to compile in another thread what comes after the base."""
+        settings = self.settings
+        if settings.many_modes:
+            return  # the shapes of a mixture are not known yet
+        eqx.filter_eval_shape(potential, start)  # traces the model, in this thread
+        num_steps = settings.step_budgets(start.size)[0]
+        anywhere: Any = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
+        whitened = WhitenedPotential(potential, GaussianBase(*anywhere))
+        first = replace(settings, num_flow_steps=num_steps)
+        training.compile_ahead(flow, whitened, key, first)
+        pool = settings.num_pool, num_steps, settings.num_wide, settings.batch_bytes
+        draw_pool.ahead(flow, whitened, key, *pool)
 
     def _pool(self, run: Run, rng_key: PRNGKeyArray) -> Pool:
         settings = self.settings

@@ -7,6 +7,7 @@ learning rate, the last stage until its ELBO has stopped rising, and then cools 
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -41,6 +42,8 @@ Stage = Literal["distillation", "evidence"]
 _CHUNK = 100
 # Convergence is not judged before so many: the bound is there long before the tails are right.
 _FEWEST_STEPS = 1000
+# Before half as many where so little is to be gained (nats): such a flow has next to no tails.
+_NEGLIGIBLE_GAP = 0.002
 # Where the map folds, training goes back to the teacher and on at this share of its pace.
 _PACE_AFTER_FOLD = 0.7
 # Time that a Langevin chain takes a step of: a fifth of what it takes to forget its place.
@@ -80,6 +83,7 @@ class TrainingResult:
 
     flow: FlowMap
     records: dict[Stage, Records] = field(default_factory=dict)
+    chunk_seconds: list[float] = field(default_factory=list)  # the first waits for compilation
     converged: bool = True
     judged: bool = True
     still_rising: bool = False
@@ -121,6 +125,16 @@ def train(
     return result
 
 
+def compile_ahead(
+    flow: FlowMap, potential: WhitenedPotential, rng_key: PRNGKeyArray, settings: Settings
+) -> None:
+    """Begin to compile what `train` will need, for a flow and a target of such shapes."""
+    stage: Stage = "distillation" if settings.num_distillation_steps else "evidence"
+    state = initial_state(flow, potential, rng_key, settings)
+    rates = np.zeros(_CHUNK, np.float32)
+    run_chunk.ahead(state, potential, rng_key, rates, settings, stage)
+
+
 def _run_stage(
     stage: Stage,
     result: TrainingResult,
@@ -145,8 +159,10 @@ def _run_stage(
             # leaves the flow alone.
             padded = np.zeros(_CHUNK, rates.dtype)
             padded[: len(rates)] = rates
+            clock = time.perf_counter()
             state, records = run_chunk(state, potential, key, padded, settings, stage)
             records = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rates)], records)
+            result.chunk_seconds.append(time.perf_counter() - clock)
             chunks.append(records)
             result.flow = state.flow
             result.records[stage] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
@@ -165,8 +181,9 @@ def _run_stage(
                 gap = 0.5 * settings.num_own * spread**2
                 share = min(_RELATIVE_TOLERANCE * gap, 2 * settings.tolerance)
                 tolerance = max(settings.tolerance, share)
+                enough = done >= _FEWEST_STEPS or gap < _NEGLIGIBLE_GAP
                 result.final_rise = rise
-                result.converged = rise + noise < tolerance
+                result.converged = enough and rise + noise < tolerance
                 result.judged = math.isfinite(rise)
                 result.still_rising = rise - noise > tolerance
                 if result.converged:
@@ -189,7 +206,7 @@ def recent_rise(losses: np.ndarray) -> tuple[float, float, float]:
         rise is infinite where there are too few iterations.
     """
     n = len(losses)
-    if n < _FEWEST_STEPS:
+    if n < _FEWEST_STEPS // 2:
         return math.inf, 0.0, 0.0
     older, newer = losses[n // 2 : 3 * n // 4], losses[3 * n // 4 :]
     older, newer = older[np.isfinite(older)], newer[np.isfinite(newer)]

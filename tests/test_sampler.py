@@ -1,5 +1,6 @@
 """The public API on models whose evidence is known."""
 
+import threading
 import warnings
 
 import jax
@@ -11,6 +12,7 @@ import numpyro.distributions as dist
 import pytest
 
 from numpyro_onestep import OneStep, OneStepWarning, training
+from numpyro_onestep.compilation import compiled
 from tests.conftest import (
     EFFECT,
     EIGHT_SCHOOLS_LOG_EVIDENCE,
@@ -172,6 +174,41 @@ def test_a_second_run_from_a_given_start_compiles_nothing():
     counter = _CompilationCounter()
     sampler.run(jr.key(1), init_params=jnp.ones(2))
     assert counter.count == 0
+
+
+@pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
+def test_a_model_is_traced_in_the_thread_that_runs_it():
+    threads = set()  # NumPyro's handlers are shared by all threads
+
+    def model(y):
+        threads.add(threading.get_ident())
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    OneStep(model, max_steps=100, **QUICK).run(jr.key(0), np.zeros(3))
+    assert threads == {threading.get_ident()}
+
+
+def test_what_was_compiled_ahead_is_not_compiled_again():
+    def double(x, times):
+        return 2 * x * times
+
+    x = np.arange(3.0, dtype=np.float32)
+    compiled(jnp.negative)(x)  # which options of XLA are known is found out once
+    counter = _CompilationCounter()
+    program = compiled(double)
+    program.ahead(x, 3)
+    np.testing.assert_array_equal(program(x, 3), 6 * x)
+    np.testing.assert_array_equal(program(x + 1, 3), 6 * (x + 1))
+    assert counter.count == 1
+
+    def fail(x):
+        raise ZeroDivisionError
+
+    failing = compiled(fail)
+    failing.ahead(x)
+    with pytest.raises(ZeroDivisionError):
+        failing(x)
 
 
 def test_an_interrupt_leaves_a_usable_sampler(monkeypatch):
