@@ -1,4 +1,4 @@
-"""The Gaussian base: N(loc, L L^T) fitted to the target, and the whitening it defines.
+"""The fit of the Gaussian base to the target.
 
 The fit is batch and match (Cai et al., "Batch and match: black-box variational inference with a
 score-based divergence", ICML 2024): each iteration draws a batch from the current Gaussian and
@@ -12,25 +12,24 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_onestep.compilation import compiled
-from numpyro_onestep.noise import STANDARD_NORMAL, AbstractNoise
+from numpyro_onestep.laplace import laplace, low_rank_laplace
 from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.whitening import AbstractBase, GaussianBase, WhitenedPotential
 
 _DESCENT_STEPS = 100
 _LONG_DESCENT_STEPS = 500
 # Above so many dimensions batch and match, cubic in d at every iteration, takes too long.
 LARGEST_MATCHED = 512
-# Curvature below which a direction counts as flat: a standard deviation of 100.
-_FLATTEST = 1e-4
+# Above so many no d x d matrix is formed: its eigenvectors would take minutes.
+_LARGEST_FULL = 2048
 _START_STEPS = (0, 10, 25, 99)  # of the descent: a mode at infinity is far beyond the first ones
 _NUM_ITERATIONS = 300
 _ADAPTING = 150  # of these before the rate of change falls faster
@@ -48,56 +47,10 @@ _LOWER = 1.0
 _SCORE_CLIP = 10.0
 
 
-class GaussianBase(eqx.Module):
-    """N(loc, scale_tril scale_tril^T) and the affine map from whitened to target coordinates."""
-
-    loc: Float[Array, " d"]
-    scale_tril: Float[Array, "d d"]
-
-    def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
-        """X = loc + L y."""
-        return self.loc + self.scale_tril @ y
-
-    def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
-        """Y = L^-1 (x - loc)."""
-        return solve_triangular(self.scale_tril, x - self.loc, lower=True)
-
-    @property
-    def log_det(self) -> Float[Array, ""]:
-        """log|det L|, the log-volume change of `unwhiten`."""
-        return jnp.log(jnp.abs(jnp.diagonal(self.scale_tril))).sum()
-
-
-class WhitenedPotential(eqx.Module):
-    """The target's potential in whitened coordinates: -log gamma(y), y = L^-1 (x - loc).
-
-    `noise` is what y is drawn from before the flow: N(0, I) makes x a draw of the base.
-    """
-
-    potential: Any  # an AbstractPotential, or for exploration any function of x
-    base: GaussianBase
-    noise: AbstractNoise = STANDARD_NORMAL
-
-    def sample_noise(
-        self, rng_key: PRNGKeyArray, num: int, scale: Any = 1.0
-    ) -> Float[Array, "n d"]:
-        """Draws to send through the flow."""
-        return self.noise.sample(rng_key, num, self.base.loc, scale)
-
-    def __call__(self, y: Float[Array, " d"]) -> Float[Array, ""]:
-        """-log gamma(y) = U(loc + L y) - log|det L| (nats)."""
-        return self.potential(self.base.unwhiten(y)) - self.base.log_det
-
-
-def wide_scale(d: int) -> float:
-    """Standard deviation of draws somewhat wider than the base: a unit of radius more, at any d."""
-    return 1 + 1 / math.sqrt(d)
-
-
 class BaseFit(NamedTuple):
     """The fitted base and its ELBO (nats; -inf where no start gave a finite one)."""
 
-    base: GaussianBase
+    base: AbstractBase
     elbo: Float[Array, ""]
 
 
@@ -154,8 +107,13 @@ def best_base(
 
 @compiled
 def _laplace_base(potential, start, rng_key) -> BaseFit:
-    base = _laplace(potential, descend(potential, start, _LONG_DESCENT_STEPS).path[-1])
-    elbo = noise_elbo(WhitenedPotential(potential, base), rng_key)
+    key_fit, key_elbo = jr.split(rng_key)
+    mode = descend(potential, start, _LONG_DESCENT_STEPS).path[-1]
+    if start.size > _LARGEST_FULL:
+        base = low_rank_laplace(potential, mode, key_fit)
+    else:
+        base = laplace(potential, mode)
+    elbo = noise_elbo(WhitenedPotential(potential, base), key_elbo)
     return BaseFit(base, elbo)
 
 
@@ -199,32 +157,6 @@ def noise_elbo(whitened: WhitenedPotential, rng_key: PRNGKeyArray) -> Float[Arra
     finite = jnp.isfinite(log_weights)
     mean = jnp.sum(jnp.where(finite, log_weights, 0.0)) / jnp.maximum(finite.sum(), 1)
     return mean + jnp.log(jnp.mean(finite))
-
-
-def _laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> GaussianBase:
-    """The Gaussian of the potential's own curvature at a point.
-
-    Directions without curvature, or with the wrong one, are taken to be as flat as the flattest
-    that bends the right way.
-    """
-    eigenvalues, vectors = jnp.linalg.eigh(hessian(potential, mode))
-    smallest = jnp.min(eigenvalues, initial=jnp.inf, where=eigenvalues > _FLATTEST)
-    floor = jnp.where(jnp.isfinite(smallest), smallest, 1.0)
-    root = vectors / jnp.sqrt(jnp.maximum(eigenvalues, floor))
-    triangle = jnp.linalg.qr(root.T, mode="r").T
-    return GaussianBase(mode, triangle * jnp.sign(jnp.diagonal(triangle)))
-
-
-def hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Float[Array, "d d"]:
-    """The potential's second derivatives, a hundred columns at a time: d could take much memory."""
-    gradient = jax.grad(potential)
-    identity = jnp.eye(x.size, dtype=x.dtype)
-    columns = jax.lax.map(
-        lambda column: jax.jvp(gradient, (x,), (column,))[1],
-        identity,
-        batch_size=min(100, x.size),
-    )
-    return 0.5 * (columns + columns.T)
 
 
 def descend(potential: AbstractPotential, start: Float[Array, " d"], num_steps: int) -> Descent:

@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy.spatial.distance import cdist
 
-from numpyro_onestep.base import LARGEST_MATCHED, GaussianBase, WhitenedPotential, descent
+from numpyro_onestep.base import LARGEST_MATCHED, descent
 from numpyro_onestep.evidence import log_density
 from numpyro_onestep.modes import unseen
 from numpyro_onestep.moves import move
+from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # Descents begin at these distances from where the model starts, and beside the base with one
 # coordinate moved by so many standard deviations to either side.
@@ -62,12 +63,14 @@ def find_missed(
 ) -> Missed | None:
     """Modes that descents find and equally weighted draws do not reach, or None.
 
-    Costs the descents and a few distances where there is nothing to suspect.  In more than 128
+    Costs the descents and a few distances where there is nothing to suspect.  In more than 512
     dimensions, where a descent takes long, it is not made.
     """
-    if start.size > LARGEST_MATCHED:
+    base = potential.base
+    if start.size > LARGEST_MATCHED or not isinstance(base, GaussianBase):
         return None
-    ends = _minima(potential, _starts(start, potential.base, rng_key), training_seconds)
+    factor = np.asarray(base.scale_tril, np.float64)
+    ends = _minima(potential, factor, _starts(start, base, rng_key), training_seconds)
     draws = np.asarray(x, np.float64)
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
     if len(ends) == 0 or len(draws) < 2 * _NUM_JUDGED:
@@ -108,14 +111,13 @@ def find_missed(
     return Missed(len(modes), odds * (1 + unseen(times_found) / len(modes)), jnp.asarray(where))
 
 
-def _minima(potential: WhitenedPotential, starts, training_seconds: float):
+def _minima(potential: WhitenedPotential, scale_tril, starts, training_seconds: float):
     """Ends of descents that arrived.
 
     One after the other, by the program that the base's own descent has left compiled: most take
     milliseconds, and compiling another one would take a second.
     """
     begin, ends = time.perf_counter(), []
-    scale_tril = np.asarray(potential.base.scale_tril, np.float64)
     for index, at in enumerate(starts):
         late = time.perf_counter() - begin > _LARGEST_SHARE * training_seconds
         if late and index >= _FEWEST_DESCENTS:

@@ -22,10 +22,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from scipy.special import logsumexp
 
-from numpyro_onestep.base import WhitenedPotential, wide_scale
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.whitening import WhitenedPotential, wide_scale
 
 # Larger batches are no faster.
 _LARGEST_BATCH = 1000

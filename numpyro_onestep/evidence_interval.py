@@ -8,16 +8,18 @@ weights, and their weights are found through the inverse of the map.
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.spatial.distance import cdist
 
-from numpyro_onestep.base import WhitenedPotential
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.evidence import Evidence, Pool, map_in_batches
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.flow.inverse import invert
 from numpyro_onestep.moves import move
+from numpyro_onestep.whitening import WhitenedPotential
 
 _NUM_NEIGHBOURS = 4000
 
@@ -62,9 +64,13 @@ def evidence_interval(
 def _nearest_members(pool: Pool, potential: WhitenedPotential, x) -> Float[np.ndarray, "n d"]:
     """The z of the nearest of some thousand draws, the pool's last ones, which are the widest."""
     last = slice(-min(_NUM_NEIGHBOURS, len(pool.x)), None)
-    to_white = np.linalg.inv(np.asarray(potential.base.scale_tril, np.float64)).T
-    ends, members = (np.asarray(v, np.float64) @ to_white for v in (x, pool.x[last]))
+    ends, members = (_whiten(potential, jnp.asarray(v)) for v in (x, pool.x[last]))
     return np.asarray(pool.z)[last][cdist(ends, members).argmin(1)]
+
+
+@compiled
+def _whiten(potential: WhitenedPotential, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    return jax.vmap(potential.base.whiten)(x)
 
 
 @compiled

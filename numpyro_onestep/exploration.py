@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from numpyro_onestep.base import GaussianBase, WhitenedPotential
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.evidence import map_in_batches
 from numpyro_onestep.modes import Modes, find_modes
@@ -26,6 +25,7 @@ from numpyro_onestep.moves import hamiltonian_steps
 from numpyro_onestep.noise import NormalMixture, normal_mixture
 from numpyro_onestep.potential import AbstractPotential
 from numpyro_onestep.resampling import systematic
+from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # The wide Gaussian is so much wider than the spread of the descents' ends, those at the modes than
 # Laplace's approximations.

@@ -17,10 +17,11 @@ from jaxtyping import PRNGKeyArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from numpyro_onestep.base import BaseFit, GaussianBase, WhitenedPotential, noise_elbo
+from numpyro_onestep.base import BaseFit, noise_elbo
 from numpyro_onestep.exploration import Population
 from numpyro_onestep.noise import AbstractNoise, NormalMixture, ProductMixture, normal_mixture
 from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 _MOST_COMPONENTS = 128
 _MOST_COMPONENTS_EACH = 8  # of a coordinate

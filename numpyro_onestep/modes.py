@@ -8,8 +8,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.base import descend, hessian
+from numpyro_onestep.base import descend
 from numpyro_onestep.compilation import compiled
+from numpyro_onestep.laplace import hessian
 from numpyro_onestep.potential import AbstractPotential
 
 # Descents start this far from where the model starts, in every coordinate; those of later batches

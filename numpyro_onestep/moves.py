@@ -16,9 +16,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.base import WhitenedPotential
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.evidence import map_in_batches
+from numpyro_onestep.whitening import WhitenedPotential
 
 _LEAPFROG_STEPS = 8
 # Step sizes in whitened units vary from step to step: a neck needs small ones.

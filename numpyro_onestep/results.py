@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.diagnostics import print_summary
 
 from numpyro_onestep import diagnostics, inference_data
-from numpyro_onestep.base import BaseFit, WhitenedPotential
+from numpyro_onestep.base import BaseFit
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.corrections import Corrected
 from numpyro_onestep.coverage import Missed
@@ -28,6 +28,7 @@ from numpyro_onestep.potential import AbstractPotential, ModelPotential, Site
 from numpyro_onestep.predictive import log_likelihood, observed_data
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.training import TrainingResult
+from numpyro_onestep.whitening import WhitenedPotential
 
 # Draws constrained at a time: bounds the memory that a model's deterministic sites may take.
 _CONSTRAIN_BATCH = 1000

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep import diagnostics, training
-from numpyro_onestep.base import GaussianBase, WhitenedPotential, best_base
+from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
 from numpyro_onestep.evidence import Pool, draw_pool, summarise
@@ -30,6 +30,7 @@ from numpyro_onestep.potential import (
 )
 from numpyro_onestep.results import Results, Run, require_key
 from numpyro_onestep.settings import Settings, make_settings
+from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # Share of the pool below which one step more is tried, where the step budget is free.
 _ENOUGH_ESS = 0.25
@@ -129,7 +130,7 @@ class OneStep(Results):
         clock = _lap(seconds, "base", clock)
         if settings.many_modes:
             key_explore, key_mixture = jr.split(jr.fold_in(key_base, 1))
-            population = explore(potential, start, base_fit.base, key_explore)
+            population = explore(potential, start, base_fit.base, key_explore)  # type: ignore
             whitened, base_fit = fit_mixture(potential, population, key_mixture)
             clock = _lap(seconds, "exploration", clock)
         about = args, kwargs, init_params, sites, whitened, base_fit
@@ -163,8 +164,8 @@ class OneStep(Results):
     ) -> None:
         """Begin to compile in another thread what comes after the base."""
         settings = self.settings
-        if settings.many_modes:
-            return  # the shapes of a mixture are not known yet
+        if settings.many_modes or start.size > LARGEST_MATCHED:
+            return  # the noise, or the base, may be another by then
         eqx.filter_eval_shape(potential, start)  # traces the model, in this thread
         num_steps = settings.step_budgets(start.size)[0]
         anywhere: Any = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)

@@ -22,7 +22,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
-from numpyro_onestep.base import WhitenedPotential, wide_scale
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.noise import StandardNormal
@@ -34,6 +33,7 @@ from numpyro_onestep.objectives import (
     volume_consistency_loss,
 )
 from numpyro_onestep.settings import Settings
+from numpyro_onestep.whitening import WhitenedPotential, wide_scale
 
 Stage = Literal["distillation", "evidence"]
 

@@ -6,14 +6,11 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from numpyro_onestep.base import (
-    GaussianBase,
-    WhitenedPotential,
-    best_base,
-    fit_base,
-)
+from numpyro_onestep.base import best_base, fit_base
+from numpyro_onestep.laplace import low_rank_laplace
 from numpyro_onestep.noise import standard_normal_log_density
 from numpyro_onestep.potential import FunctionPotential
+from numpyro_onestep.whitening import GaussianBase, LowRankBase, WhitenedPotential
 from tests.conftest import correlated_gaussian
 
 
@@ -32,6 +29,35 @@ def test_whitening_is_undone_by_unwhitening_and_its_volume_is_exact(x64, dim):
     np.testing.assert_allclose(base.log_det, expected, atol=1e-12)
     whitened = WhitenedPotential(FunctionPotential(target, x), base)
     np.testing.assert_allclose(whitened(x), -standard_normal_log_density(x) - 3.0, rtol=1e-9)
+
+
+def test_a_base_of_low_rank_is_undone_and_its_volume_is_exact(x64):
+    directions = jnp.linalg.qr(jr.normal(jr.key(1), (6, 2)))[0]
+    scale = jnp.logspace(-1, 1, 6)
+    base = LowRankBase(jnp.arange(6.0), scale, directions, jnp.array([-0.9, 8.0]))
+    x = jr.normal(jr.key(0), (6,))
+    np.testing.assert_allclose(base.unwhiten(base.whiten(x)), x, rtol=1e-10)
+    expected = jnp.linalg.slogdet(jax.jacfwd(base.unwhiten)(x))[1]
+    np.testing.assert_allclose(base.log_det, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [40, 500])
+def test_curvature_of_low_rank_beside_a_diagonal_is_found_without_its_matrix(dim):
+    # Three directions stretched by ten, three shrunk by as much, and a scale to each coordinate.
+    directions = jnp.linalg.qr(jr.normal(jr.key(dim), (dim, 6)))[0]
+    scale = jnp.exp(jr.normal(jr.key(1), (dim,)))
+    stretch = jnp.array([9.0, 9.0, 9.0, -0.9, -0.9, -0.9])
+    target = LowRankBase(jnp.ones(dim), scale, directions, stretch)
+
+    def potential(x):
+        return 0.5 * jnp.sum(target.whiten(x) ** 2)
+
+    base = low_rank_laplace(FunctionPotential(potential, target.loc), target.loc, jr.key(2))
+    # In the base's coordinates the target's own standard deviations run from 0.1 to 10, and the
+    # curvature's diagonal alone would leave most of that; with its directions they are near one.
+    unwhitened = jax.vmap(lambda e: target.unwhiten(e) - target.loc)(jnp.eye(dim))
+    factor = jax.vmap(lambda v: base.whiten(base.loc + v))(unwhitened)
+    np.testing.assert_allclose(jnp.linalg.svd(factor, compute_uv=False), 1, atol=0.2)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -6,9 +6,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from numpyro_onestep.base import GaussianBase, WhitenedPotential
 from numpyro_onestep.evidence import Pool, draw, draw_pool, map_in_batches, pareto_smooth, summarise
 from numpyro_onestep.potential import FunctionPotential
+from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 from tests.conftest import correlated_gaussian, random_flow
 
 DIM = 3

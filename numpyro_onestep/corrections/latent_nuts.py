@@ -20,6 +20,8 @@ _NUM_CHAINS = 4
 _NUM_WARMUP = 500
 # Small steps are cheap where everything is nearly round; where some diverge, smaller ones.
 _TARGET_ACCEPTANCE, _HIGH_TARGET_ACCEPTANCE = 0.9, 0.995
+# Nats that keep chains from where the map has folded: one visit in e^50.
+_WALL = 50.0
 
 
 def latent_nuts(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
@@ -31,8 +33,10 @@ def latent_nuts(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Correcte
     def latent_potential(z):
         y, log_det, sign = flow.volume(z, num_steps)
         energy = potential(y) - log_det
-        # Beyond a fold a point would be counted twice.
-        return jnp.where((sign > 0) & jnp.isfinite(energy), energy, jnp.inf)
+        # Beyond a fold a point would be counted twice.  A wall keeps the chains out; one of
+        # infinite height would call a leapfrog step into it a divergence, which it is not.
+        energy = jnp.where(sign > 0, energy, energy + _WALL)
+        return jnp.where(jnp.isfinite(energy), energy, jnp.inf)
 
     weights = np.exp(run.smoothed) * (np.asarray(run.pool.sign) > 0)
     at = rng.choice(len(weights), size=_NUM_CHAINS, p=weights / weights.sum())

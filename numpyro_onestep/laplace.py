@@ -1,0 +1,113 @@
+"""Laplace's approximation: the Gaussian of the potential's own curvature at a mode.
+
+In several thousand dimensions without the d x d matrix: the curvature's diagonal, and those
+eigenvectors of what is left that bend more, or less, than a sphere does.
+"""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.whitening import GaussianBase, LowRankBase
+
+# Curvature below which a direction counts as flat: a standard deviation of 100.
+_FLATTEST = 1e-4
+# Steps of the Lanczos iteration, products with the Hessian.
+_LANCZOS_STEPS = 300
+# A Ritz value is an eigenvalue if it is known to this share of itself.
+_KNOWN = 0.02
+# Columns of the Hessian at a time.
+_COLUMNS = 100
+
+
+def laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> GaussianBase:
+    """The Gaussian of the potential's own curvature at a point.
+
+    Directions without curvature, or with the wrong one, are taken to be as flat as the flattest
+    that bends the right way.
+    """
+    eigenvalues, vectors = jnp.linalg.eigh(hessian(potential, mode))
+    smallest = jnp.min(eigenvalues, initial=jnp.inf, where=eigenvalues > _FLATTEST)
+    floor = jnp.where(jnp.isfinite(smallest), smallest, 1.0)
+    root = vectors / jnp.sqrt(jnp.maximum(eigenvalues, floor))
+    triangle = jnp.linalg.qr(root.T, mode="r").T
+    return GaussianBase(mode, triangle * jnp.sign(jnp.diagonal(triangle)))
+
+
+def hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Float[Array, "d d"]:
+    """The potential's second derivatives, a hundred columns at a time: d could take much memory."""
+    gradient = jax.grad(potential)
+    identity = jnp.eye(x.size, dtype=x.dtype)
+    columns = jax.lax.map(
+        lambda column: jax.jvp(gradient, (x,), (column,))[1],
+        identity,
+        batch_size=min(_COLUMNS, x.size),
+    )
+    return 0.5 * (columns + columns.T)
+
+
+def low_rank_laplace(
+    potential: AbstractPotential, mode: Float[Array, " d"], rng_key: PRNGKeyArray
+) -> LowRankBase:
+    """The same without a d x d matrix: a diagonal, and the directions it misses most.
+
+    With D the inverse root of the Hessian's diagonal, D H D has ones on its diagonal.  Its
+    eigenvectors at both ends of the spectrum are what a Lanczos iteration finds first; along each
+    the Gaussian's scale is its eigenvalue^(-1/2), and along all others that of their mean.
+    """
+    d, dtype = mode.size, mode.dtype
+    gradient = jax.grad(potential)
+
+    def times_hessian(v):
+        return jax.jvp(gradient, (mode,), (v,))[1]
+
+    def entry(index):
+        return times_hessian(jnp.zeros(d, dtype).at[index].set(1.0))[index]
+
+    diagonal = jax.lax.map(entry, jnp.arange(d), batch_size=min(_COLUMNS, d))
+    smallest = jnp.min(diagonal, initial=jnp.inf, where=diagonal > _FLATTEST)
+    floor = jnp.where(jnp.isfinite(smallest), smallest, 1.0)
+    scale = 1 / jnp.sqrt(jnp.maximum(diagonal, floor))
+    values, directions, errors = lanczos(
+        lambda v: scale * times_hessian(scale * v), jr.normal(rng_key, (d,), dtype)
+    )
+    known = (errors < _KNOWN * values) & (values > _FLATTEST)
+    # What the known eigenvalues leave of the trace d, shared by all other directions.
+    left = (d - jnp.sum(values, where=known)) / jnp.maximum(d - jnp.sum(known), 1)
+    others: Array = jnp.where(left > _FLATTEST, left, 1.0)  # type: ignore
+    stretch = jnp.where(known, jnp.sqrt(others / jnp.where(known, values, 1.0)) - 1, 0.0)
+    return LowRankBase(mode, scale / jnp.sqrt(others), directions, stretch)
+
+
+def lanczos(times, start: Float[Array, " d"]):
+    """Ritz values and vectors of a symmetric matrix, and how far each is from an eigenpair.
+
+    Every vector is made orthogonal to all before it, twice: in single precision they would not
+    stay so by themselves.
+    """
+    d = start.size
+    num = min(_LANCZOS_STEPS, d)
+
+    def step(index, carry):
+        vectors, products = carry
+        product = times(vectors[index])
+        left = product
+        for _ in range(2):
+            left = left - (vectors @ left) @ vectors
+        norm = jnp.linalg.norm(left)
+        # Where nothing is left the space is found; the vectors that follow are zero.
+        small = norm < 10 * jnp.finfo(left.dtype).eps * jnp.linalg.norm(product)
+        vectors = vectors.at[index + 1].set(jnp.where(small, 0.0, left / norm), mode="drop")
+        return vectors, products.at[index].set(product)
+
+    vectors = jnp.zeros((num, d), start.dtype).at[0].set(start / jnp.linalg.norm(start))
+    vectors, products = jax.lax.fori_loop(0, num, step, (vectors, jnp.zeros_like(vectors)))
+    small = vectors @ products.T
+    values, rotation = jnp.linalg.eigh(0.5 * (small + small.T))
+    ritz = rotation.T @ vectors
+    errors = jnp.linalg.norm(rotation.T @ products - values[:, None] * ritz, axis=1)
+    # What belongs to vectors of zero is no direction at all.
+    errors = jnp.where(jnp.linalg.norm(ritz, axis=1) > 0.5, errors, jnp.inf)
+    return values, ritz.T, errors

@@ -1,0 +1,102 @@
+"""Gaussian bases as affine maps, and the target in the coordinates that such a map whitens."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from numpyro_onestep.noise import STANDARD_NORMAL, AbstractNoise
+
+
+class AbstractBase(eqx.Module):
+    """A Gaussian on R^d: x = loc + A y, with y standard normal."""
+
+    loc: eqx.AbstractVar[Float[Array, " d"]]
+
+    @abstractmethod
+    def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """X = loc + A y."""
+
+    @abstractmethod
+    def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """Y = A^-1 (x - loc)."""
+
+    @property
+    @abstractmethod
+    def log_det(self) -> Float[Array, ""]:
+        """log|det A|, the log-volume change of `unwhiten`."""
+
+
+class GaussianBase(AbstractBase):
+    """N(loc, scale_tril scale_tril^T): A is a triangle."""
+
+    loc: Float[Array, " d"]
+    scale_tril: Float[Array, "d d"]
+
+    def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """X = loc + L y."""
+        return self.loc + self.scale_tril @ y
+
+    def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """Y = L^-1 (x - loc)."""
+        return solve_triangular(self.scale_tril, x - self.loc, lower=True)
+
+    @property
+    def log_det(self) -> Float[Array, ""]:
+        """log|det L|, the log-volume change of `unwhiten`."""
+        return jnp.log(jnp.abs(jnp.diagonal(self.scale_tril))).sum()
+
+
+class LowRankBase(AbstractBase):
+    """A = diag(scale) (I + Q diag(stretch) Q^T), the columns of Q orthonormal: no d x d matrix."""
+
+    loc: Float[Array, " d"]
+    scale: Float[Array, " d"]
+    directions: Float[Array, "d r"]
+    stretch: Float[Array, " r"]
+
+    def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """X = loc + A y."""
+        along = self.directions @ (self.stretch * (self.directions.T @ y))
+        return self.loc + self.scale * (y + along)
+
+    def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """Y = A^-1 (x - loc)."""
+        y = (x - self.loc) / self.scale
+        shrink = self.stretch / (1 + self.stretch)
+        return y - self.directions @ (shrink * (self.directions.T @ y))
+
+    @property
+    def log_det(self) -> Float[Array, ""]:
+        """log|det A|."""
+        return jnp.log(self.scale).sum() + jnp.log1p(self.stretch).sum()
+
+
+class WhitenedPotential(eqx.Module):
+    """The target's potential in whitened coordinates: -log gamma(y), y = L^-1 (x - loc).
+
+    `noise` is what y is drawn from before the flow: N(0, I) makes x a draw of the base.
+    """
+
+    potential: Any  # an AbstractPotential, or for exploration any function of x
+    base: AbstractBase
+    noise: AbstractNoise = STANDARD_NORMAL
+
+    def sample_noise(
+        self, rng_key: PRNGKeyArray, num: int, scale: Any = 1.0
+    ) -> Float[Array, "n d"]:
+        """Draws to send through the flow."""
+        return self.noise.sample(rng_key, num, self.base.loc, scale)
+
+    def __call__(self, y: Float[Array, " d"]) -> Float[Array, ""]:
+        """-log gamma(y) = U(loc + L y) - log|det L| (nats)."""
+        return self.potential(self.base.unwhiten(y)) - self.base.log_det
+
+
+def wide_scale(d: int) -> float:
+    """Standard deviation of draws somewhat wider than the base: a unit of radius more, at any d."""
+    return 1 + 1 / math.sqrt(d)
