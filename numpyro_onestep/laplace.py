@@ -4,6 +4,8 @@ In several thousand dimensions without the d x d matrix: the curvature's diagona
 eigenvectors of what is left that bend more, or less, than a sphere does.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -76,8 +78,9 @@ def low_rank_laplace(
     known = (errors < _KNOWN * values) & (values > _FLATTEST)
     # What the known eigenvalues leave of the trace d, shared by all other directions.
     left = (d - jnp.sum(values, where=known)) / jnp.maximum(d - jnp.sum(known), 1)
-    others: Array = jnp.where(left > _FLATTEST, left, 1.0)  # type: ignore
-    stretch = jnp.where(known, jnp.sqrt(others / jnp.where(known, values, 1.0)) - 1, 0.0)
+    others: Any = jnp.where(left > _FLATTEST, left, 1.0)
+    safe: Any = jnp.where(known, values, others)
+    stretch = jnp.sqrt(others / safe) - 1
     return LowRankBase(mode, scale / jnp.sqrt(others), directions, stretch)
 
 

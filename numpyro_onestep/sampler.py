@@ -33,7 +33,7 @@ from numpyro_onestep.settings import Settings, make_settings
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # Share of the pool below which one step more is tried, where the step budget is free.
-_ENOUGH_ESS = 0.25
+_ENOUGH_ESS = 0.15
 # Starts beside the first that the base's fit descends from.
 _MOST_OTHER_STARTS = 3
 

@@ -50,8 +50,11 @@ _PACE_AFTER_FOLD = 0.7
 _LANGEVIN_STEP = 0.2
 # A rise of this share of the remaining gap is slow: twice the time would not gain half of it.
 _RELATIVE_TOLERANCE = 0.2
-# Cooling lasts half as long as the constant phase before it.
+_LARGEST_TOLERANCE = 4  # times the setting
+# Cooling lasts half as long as the constant phase before it, and where the gap is large (nats) as
+# long: there the steps' own noise is most of it, and cooling halves what more steps would not.
 _COOLING_SHARE = 1 / 3
+_LARGE_GAP = 0.25
 
 
 class TrainingState(eqx.Module):
@@ -179,7 +182,7 @@ def _run_stage(
                 rise, noise, spread = recent_rise(result.records[stage].loss)
                 # The gap is about half the variance of the log weights.
                 gap = 0.5 * settings.num_own * spread**2
-                share = min(_RELATIVE_TOLERANCE * gap, 2 * settings.tolerance)
+                share = min(_RELATIVE_TOLERANCE * gap, _LARGEST_TOLERANCE * settings.tolerance)
                 tolerance = max(settings.tolerance, share)
                 enough = done >= _FEWEST_STEPS or gap < _NEGLIGIBLE_GAP
                 result.final_rise = rise
@@ -187,7 +190,8 @@ def _run_stage(
                 result.judged = math.isfinite(rise)
                 result.still_rising = rise - noise > tolerance
                 if result.converged:
-                    num_cooling = math.ceil(done / _CHUNK / 2) * _CHUNK
+                    share = 1.0 if gap > _LARGE_GAP else 0.5
+                    num_cooling = math.ceil(share * done / _CHUNK) * _CHUNK
                     bar.total = done + num_cooling
                     break
         rates = np.linspace(settings.learning_rate, 0.0, num_cooling, dtype=np.float32)
