@@ -65,10 +65,8 @@ def fit_base(
     if start.size > LARGEST_MATCHED:
         return _laplace_base(potential, start, rng_key)
     # NumPy's operations: each of JAX's would be a program to compile.
-    points: Any = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
-    narrow: Any = np.stack([np.eye(start.size, dtype=points.dtype) / 10] * len(points))
-    initial = GaussianBase(points, narrow)
-    best, second = _matched(potential, initial, np.asarray(0), rng_key)
+    points = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
+    best, second = _matched(potential, _narrow(points), np.asarray(0), rng_key)
     for index in range(_MOST_ROUNDS):
         if float(second) > float(best.elbo) - _SAME_ELBO or not np.isfinite(float(best.elbo)):
             break
@@ -80,6 +78,20 @@ def fit_base(
     if not np.isfinite(float(best.elbo)):
         return _laplace_base(potential, start, rng_key)
     return best
+
+
+def compile_ahead(
+    potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
+) -> None:
+    """Begin to compile what `fit_base` will need from a start of such a shape."""
+    points = np.stack([np.asarray(start)] * len(_START_STEPS))
+    _matched.ahead(potential, _narrow(points), np.asarray(0), rng_key)
+
+
+def _narrow(points: Any) -> GaussianBase:
+    """A small Gaussian about each point."""
+    scales: Any = np.stack([np.eye(points.shape[1], dtype=points.dtype) / 10] * len(points))
+    return GaussianBase(points, scales)
 
 
 def best_base(

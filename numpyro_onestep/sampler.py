@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
-from numpyro_onestep import diagnostics, training
+from numpyro_onestep import base, diagnostics, training
 from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
@@ -162,11 +162,12 @@ class OneStep(Results):
     def _compile_ahead(
         self, flow: FlowMap, potential: AbstractPotential, start: Float[Array, " d"], key
     ) -> None:
-        """Begin to compile in another thread what comes after the base."""
+        """Begin to compile in another thread what the run comes to by and by."""
         settings = self.settings
         if settings.many_modes or start.size > LARGEST_MATCHED:
             return  # the noise, or the base, may be another by then
         eqx.filter_eval_shape(potential, start)  # traces the model, in this thread
+        base.compile_ahead(potential, start, key)
         num_steps = settings.step_budgets(start.size)[0]
         anywhere: Any = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
         whitened = WhitenedPotential(potential, GaussianBase(*anywhere))
