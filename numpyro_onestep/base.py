@@ -35,7 +35,7 @@ _NUM_ITERATIONS = 300
 _ADAPTING = 150  # of these before the rate of change falls faster
 _LARGEST_RATE = 32  # in more dimensions: the rate that the paper would take at so many
 # A fit that no other agrees with goes on for as many more rounds, past the first, wildest batches.
-_MOST_ROUNDS = 5
+_MOST_ROUNDS = 8
 _PAST = 50
 _BATCH_SIZE = 32
 _ELBO_DRAWS = 512
@@ -59,7 +59,7 @@ def fit_base(
 ) -> BaseFit:
     """Fit the Gaussian base to a target, from one point of finite density.
 
-    Batch and match from several points of a descent, and on from the best until two fits agree.  In
+    Batch and match from several points of a descent, and on from the best while that gains.  In
     more than 512 dimensions, or where no fit is finite, Laplace's approximation at a descent's end.
     """
     if start.size > LARGEST_MATCHED:
@@ -67,14 +67,16 @@ def fit_base(
     # NumPy's operations: each of JAX's would be a program to compile.
     points = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
     best, second = _matched(potential, _narrow(points), np.asarray(0), rng_key)
+    settled = float(second) > float(best.elbo) - _SAME_ELBO
     for index in range(_MOST_ROUNDS):
-        if float(second) > float(best.elbo) - _SAME_ELBO or not np.isfinite(float(best.elbo)):
+        if settled or not np.isfinite(float(best.elbo)):
             break
         again = jax.tree.map(lambda leaf: np.stack([leaf] * len(points)), best.base)
-        fit, second = _matched(potential, again, np.asarray(_PAST), jr.fold_in(rng_key, index))
-        if float(fit.elbo) < float(best.elbo):
-            break
-        best = fit
+        fit, _ = _matched(potential, again, np.asarray(_PAST), jr.fold_in(rng_key, index))
+        # That these four agree would prove little: they go on from the same one.
+        settled = not float(fit.elbo) > float(best.elbo) + _SAME_ELBO
+        if float(fit.elbo) > float(best.elbo):
+            best = fit
     if not np.isfinite(float(best.elbo)):
         return _laplace_base(potential, start, rng_key)
     return best
