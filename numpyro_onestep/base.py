@@ -74,9 +74,9 @@ def fit_base(
         again = jax.tree.map(lambda leaf: np.stack([leaf] * len(points)), best.base)
         fit, _ = _matched(potential, again, np.asarray(_PAST), jr.fold_in(rng_key, index))
         # That these four agree would prove little: they go on from the same one.
-        settled = not float(fit.elbo) > float(best.elbo) + _SAME_ELBO
-        if float(fit.elbo) > float(best.elbo):
-            best = fit
+        gain = float(fit.elbo) - float(best.elbo)
+        settled = not gain > _SAME_ELBO
+        best = fit if gain > 0 else best
     if not np.isfinite(float(best.elbo)):
         return _laplace_base(potential, start, rng_key)
     return best

@@ -4,6 +4,7 @@ In several thousand dimensions without the d x d matrix: the curvature's diagona
 eigenvectors of what is left that bend more, or less, than a sphere does.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,22 +32,28 @@ def laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> GaussianB
     that bends the right way.
     """
     eigenvalues, vectors = jnp.linalg.eigh(hessian(potential, mode))
-    smallest = jnp.min(eigenvalues, initial=jnp.inf, where=eigenvalues > _FLATTEST)
-    floor = jnp.where(jnp.isfinite(smallest), smallest, 1.0)
-    root = vectors / jnp.sqrt(jnp.maximum(eigenvalues, floor))
+    root = vectors / jnp.sqrt(_bent(eigenvalues))
     triangle = jnp.linalg.qr(root.T, mode="r").T
     return GaussianBase(mode, triangle * jnp.sign(jnp.diagonal(triangle)))
 
 
+def _bent(curvatures: Float[Array, " d"]) -> Float[Array, " d"]:
+    """Curvatures, none below the smallest that counts."""
+    smallest = jnp.min(curvatures, initial=jnp.inf, where=curvatures > _FLATTEST)
+    return jnp.maximum(curvatures, jnp.where(jnp.isfinite(smallest), smallest, 1.0))
+
+
+def _times_hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Callable:
+    """The product of the Hessian at x with a vector."""
+    gradient = jax.grad(potential)
+    return lambda v: jax.jvp(gradient, (x,), (v,))[1]
+
+
 def hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Float[Array, "d d"]:
     """The potential's second derivatives, a hundred columns at a time: d could take much memory."""
-    gradient = jax.grad(potential)
     identity = jnp.eye(x.size, dtype=x.dtype)
-    columns = jax.lax.map(
-        lambda column: jax.jvp(gradient, (x,), (column,))[1],
-        identity,
-        batch_size=min(_COLUMNS, x.size),
-    )
+    times = _times_hessian(potential, x)
+    columns = jax.lax.map(times, identity, batch_size=min(_COLUMNS, x.size))
     return 0.5 * (columns + columns.T)
 
 
@@ -60,18 +67,13 @@ def low_rank_laplace(
     the Gaussian's scale is its eigenvalue^(-1/2), and along all others that of their mean.
     """
     d, dtype = mode.size, mode.dtype
-    gradient = jax.grad(potential)
-
-    def times_hessian(v):
-        return jax.jvp(gradient, (mode,), (v,))[1]
+    times_hessian = _times_hessian(potential, mode)
 
     def entry(index):
         return times_hessian(jnp.zeros(d, dtype).at[index].set(1.0))[index]
 
     diagonal = jax.lax.map(entry, jnp.arange(d), batch_size=min(_COLUMNS, d))
-    smallest = jnp.min(diagonal, initial=jnp.inf, where=diagonal > _FLATTEST)
-    floor = jnp.where(jnp.isfinite(smallest), smallest, 1.0)
-    scale = 1 / jnp.sqrt(jnp.maximum(diagonal, floor))
+    scale = 1 / jnp.sqrt(_bent(diagonal))
     values, directions, errors = lanczos(
         lambda v: scale * times_hessian(scale * v), jr.normal(rng_key, (d,), dtype)
     )

@@ -182,8 +182,8 @@ def _run_stage(
                 rise, noise, spread = recent_rise(result.records[stage].loss)
                 # The gap is about half the variance of the log weights.
                 gap = 0.5 * settings.num_own * spread**2
-                share = min(_RELATIVE_TOLERANCE * gap, _LARGEST_TOLERANCE * settings.tolerance)
-                tolerance = max(settings.tolerance, share)
+                largest = _LARGEST_TOLERANCE * settings.tolerance
+                tolerance = max(settings.tolerance, min(_RELATIVE_TOLERANCE * gap, largest))
                 enough = done >= _FEWEST_STEPS or gap < _NEGLIGIBLE_GAP
                 result.final_rise = rise
                 result.converged = enough and rise + noise < tolerance
