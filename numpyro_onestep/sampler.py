@@ -16,7 +16,7 @@ from numpyro_onestep import base, diagnostics, training
 from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
-from numpyro_onestep.evidence import Pool, draw_pool, summarise
+from numpyro_onestep.evidence import Evidence, Pool, draw_pool, summarise
 from numpyro_onestep.exploration import explore
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
 from numpyro_onestep.mixture import fit_mixture
@@ -32,8 +32,9 @@ from numpyro_onestep.results import Results, Run, require_key
 from numpyro_onestep.settings import Settings, make_settings
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
-# Share of the pool below which one step more is tried, where the step budget is free.
-_ENOUGH_ESS = 0.15
+# Where the step budget is free, one step more is tried if the weights are worth less than the first
+# share of the pool, or less than the second and Pareto k may be above its limit.
+_ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.5
 # Starts beside the first that the base's fit descends from.
 _MOST_OTHER_STARTS = 3
 
@@ -145,7 +146,7 @@ class OneStep(Results):
             run.evidence, run.smoothed = summarise(run.pool)
             clock = _lap(seconds, "draws", clock)
             attempts.append(run)
-            if trained.interrupted or run.evidence.ess >= _ENOUGH_ESS * settings.num_pool:
+            if trained.interrupted or _one_step_is_enough(run.evidence):
                 break
         self._last = run = max(attempts, key=_quality)
         run.corrected = correct(run, settings, key_correct)
@@ -217,6 +218,13 @@ class OneStep(Results):
             if other is None or np.array_equal(other, start):  # a strategy that is not random
                 return
             yield other
+
+
+def _one_step_is_enough(evidence: Evidence) -> bool:
+    k, n = evidence.pareto_k, evidence.num_draws
+    bad = k + diagnostics.pareto_k_std_error(k, n) > diagnostics.pareto_k_threshold(n)
+    enough = _ENOUGH_ESS_OF_BAD_WEIGHTS if bad else _ENOUGH_ESS
+    return evidence.ess >= enough * evidence.num_draws
 
 
 def _quality(run: Run) -> tuple[bool, float]:

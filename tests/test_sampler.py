@@ -247,10 +247,10 @@ def heavy_tails(x):
     return jnp.sum(jnp.log1p(x**2))  # Cauchy: a barely trained flow does not cover it
 
 
-def collect(sampler, **run_kwargs):
+def collect(sampler, *args, **run_kwargs):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        sampler.run(jr.key(0), **run_kwargs)
+        sampler.run(jr.key(0), *args, **run_kwargs)
     found = [str(w.message) for w in caught if issubclass(w.category, OneStepWarning)]
     assert found == sampler.messages
     return found
@@ -287,18 +287,21 @@ def test_a_single_draw_without_a_density_is_no_alarm():
     assert abs(sampler.elbo - jnp.log(2 * jnp.pi)) < 0.01
 
 
-def test_a_second_step_is_taken_where_one_is_not_enough():
-    def funnel():
-        v = numpyro.sample("v", dist.Normal(0, 3))
-        numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([4]).to_event(1))
+def funnel(scale):
+    v = numpyro.sample("v", dist.Normal(0, scale))
+    numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([4]).to_event(1))
 
+
+# Twice as wide a funnel stretches and shrinks by more than one step may.
+@pytest.mark.parametrize(("scale", "num_steps"), [(3.0, 1), (6.0, 2)])
+def test_a_second_step_is_taken_where_one_is_not_enough(scale, num_steps):
     sampler = OneStep(funnel, num_samples=1000, progress_bar=False)
-    collect(sampler)
-    assert sampler.num_flow_steps == 2
+    collect(sampler, scale)
+    assert sampler.num_flow_steps == num_steps
     assert sampler.elbo > -0.1  # log Z is 0
     assert abs(sampler.log_evidence) < 0.02 + 4 * sampler.log_evidence_std_error
     sd = sampler.get_samples()["v"].std()
-    assert abs(np.log(sd / 3)) < 4.5 / 2000**0.5
+    assert abs(np.log(sd / scale)) < 4.5 / 2000**0.5
 
 
 def test_steps_that_fold_the_map_are_undone():

@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_onestep.flow.jacobian import StepJacobian
 
-# |h s| stays below: no step scales a coordinate by more than e^3.
-_LARGEST_LOG_SCALE = 3.0
+# A step scales a coordinate by no less than e^-4 and no more than e^6.
+_SMALLEST_LOG_SCALE, _LARGEST_LOG_SCALE = -4.0, 6.0
 # Width of the random layers of the modulation by time and step size.
 _MODULATION_WIDTH = 32
 
@@ -84,7 +84,7 @@ class ResidualVelocity(eqx.Module):
         slope, log_scale, _ = self._scale_and_shift(y, tau, step_size)
         of_scale, of_shift = jnp.split(self.last.weight, 2)
         factor = jnp.exp(log_scale)
-        bend = 1 - (log_scale / _LARGEST_LOG_SCALE) ** 2
+        bend = 1 - (log_scale / _limit(log_scale)) ** 2
         rows = step_size / self.width**0.5 * ((y * factor * bend)[:, None] * of_scale + of_shift)
         return StepJacobian(factor, rows * slope, self.first.weight)
 
@@ -95,13 +95,17 @@ class ResidualVelocity(eqx.Module):
         hidden, slope = jax.jvp(jax.nn.silu, (before,), (1 + scale,))
         # The sum over the units keeps its size, and Adam its pace, at any width.
         s, t = jnp.split(self.last(hidden) / self.width**0.5, 2)
-        log_scale = _LARGEST_LOG_SCALE * jnp.tanh(step_size * s / _LARGEST_LOG_SCALE)
-        return slope, log_scale, t
+        limit = _limit(s)
+        return slope, limit * jnp.tanh(step_size * s / limit), t
 
     def _features(self, tau, step_size) -> Float[Array, " 4"]:
         # The process changes fastest near time 0: the logarithms resolve that end.
         tau, step_size = tau / self.horizon, step_size / self.horizon
         return jnp.stack([tau, step_size, 0.3 * jnp.log(tau + 0.01), 0.3 * jnp.log(step_size)])
+
+
+def _limit(log_scale):
+    return jnp.where(log_scale > 0, _LARGEST_LOG_SCALE, _SMALLEST_LOG_SCALE)
 
 
 def _arrays(layer: eqx.nn.Linear):
