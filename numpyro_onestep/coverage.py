@@ -34,8 +34,9 @@ _LARGEST_SHARE = 0.05
 # without an end it stays steep.
 _FLAT = 0.5
 _NUM_REFERENCE = 2000  # draws of the pool that distances are taken to
-_NUM_JUDGED = 500  # and others that say what distances are usual
-_NEIGHBOUR = 5
+_NUM_JUDGED = 500  # and others, at most a quarter of all, that say what distances are usual
+_FEWEST_DRAWS = 50
+_NEIGHBOUR = 5  # so many are nearer
 # An end is away from the pool if so many times further from its neighbour than any judged draw.
 _AWAY = 1.2
 # A minimum this much above the pool's mean energy, allowing for its width, is no matter (nats).
@@ -64,22 +65,24 @@ def find_missed(
     """Modes that descents find and equally weighted draws do not reach, or None.
 
     Costs the descents and a few distances where there is nothing to suspect.  In more than 512
-    dimensions, where a descent takes long, it is not made.
+    dimensions, where a descent takes long, and with fewer than 50 draws it is not made.
     """
     base = potential.base
-    if start.size > LARGEST_MATCHED or not isinstance(base, GaussianBase):
+    if start.size > LARGEST_MATCHED or len(x) < _FEWEST_DRAWS:
+        return None
+    if not isinstance(base, GaussianBase):
         return None
     factor = np.asarray(base.scale_tril, np.float64)
     ends = _minima(potential, factor, _starts(start, base, rng_key), training_seconds)
     draws = np.asarray(x, np.float64)
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
-    if len(ends) == 0 or len(draws) < 2 * _NUM_JUDGED:
+    if len(ends) == 0 or len(draws) < _FEWEST_DRAWS:
         return None
-    pool = _Cloud(draws)
+    pool = _Cloud(draws, num_judged := min(_NUM_JUDGED, len(draws) // 4))
     suspects = ends[pool.away(ends)]
     if len(suspects) == 0:
         return None
-    usual = _energies(potential, draws[:_NUM_JUDGED]).mean()
+    usual = _energies(potential, draws[:num_judged]).mean()
     d = draws.shape[1]
     suspects = suspects[_energies(potential, suspects) - usual + d / 2 < _HOPELESS + d]
     if len(suspects) == 0:
@@ -159,13 +162,13 @@ def _energies(potential: WhitenedPotential, x) -> Float[np.ndarray, " n"]:
 class _Cloud:
     """Draws in coordinates where their covariance is I, and how near they lie to each other."""
 
-    def __init__(self, draws: Float[np.ndarray, "n d"]):
+    def __init__(self, draws: Float[np.ndarray, "n d"], num_judged: int):
         self.mean = draws.mean(0)
         covariance = np.atleast_2d(np.cov(draws.T))
         values, vectors = np.linalg.eigh(covariance)
         self.root = vectors / np.sqrt(np.maximum(values, 1e-10 * values[-1]))
-        self.reference = self.whiten(draws[_NUM_JUDGED:])
-        self.usual = self._distances(self.whiten(draws[:_NUM_JUDGED])).max()
+        self.reference = self.whiten(draws[num_judged:])
+        self.usual = self._distances(self.whiten(draws[:num_judged])).max()
 
     def whiten(self, x) -> Float[np.ndarray, "n d"]:
         """Centred and decorrelated."""

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from numpyro_onestep.corrections.corrected import Corrected
 from numpyro_onestep.coverage import Missed
 from numpyro_onestep.evidence import NEGLIGIBLE_GAP, Evidence
+from numpyro_onestep.exploration import MOST_DIMENSIONS
 from numpyro_onestep.inference_data import flatten_names
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.training import TrainingResult
@@ -21,6 +22,8 @@ _LARGEST_R_HAT = 1.01
 # A fold counts the weight around it twice: this much of it moves the log evidence by a few times
 # 0.001 nats, below its Monte Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
+# Share of draws at which the force of latent NUTS was cut: a round posterior has next to none.
+_NEGLIGIBLE_CUT = 0.01
 # Draws without a finite density, a share of all, and training steps that met one (of 32 draws):
 # single ones are what single precision makes of a Cholesky factor now and then.
 _NEGLIGIBLE_REJECTED = 1e-3
@@ -148,6 +151,12 @@ def check(
             f"{corrected.divergences} of the correcting chains' transitions diverged, so part of "
             "the posterior may be missing. Train longer (max_steps=), or take num_flow_steps=4."
         )
+    if corrected.cut_share > _NEGLIGIBLE_CUT:
+        found.append(
+            f"At {corrected.cut_share:.1%} of the draws the force of NUTS was cut: there are necks "
+            "that the map has not flattened, and the chains leave and enter them rarely. Train "
+            "longer (max_steps=), take num_flow_steps=4, or reparameterise the model."
+        )
     if folds(evidence):
         folded = max(evidence.folded_share, evidence.folded_weight)
         found.append(
@@ -192,10 +201,16 @@ def check_coverage(missed: Missed | None, samples: PyTree, constrain: Callable) 
         return []
     share = missed.odds / (1 + missed.odds)
     modes = "a mode" if missed.num_modes == 1 else f"{missed.num_modes} modes"
+    remedy = (
+        "Take many_modes=True."
+        if missed.where.size <= MOST_DIMENSIONS
+        else "Run again with init_params= there and compare the evidences, or with more data or "
+        "constraints that tell the modes apart."
+    )
     return [
         f"Descents from scattered starts found {modes} that the draws do not reach, with about "
         f"{share:.0%} of the mass; the heaviest at {_place(missed.where, samples, constrain)}. The "
-        "draws and the evidence are those of the rest of the posterior alone. Take many_modes=True."
+        f"draws and the evidence are those of the rest of the posterior alone. {remedy}"
     ]
 
 

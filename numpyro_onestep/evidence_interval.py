@@ -28,7 +28,8 @@ class EvidenceInterval(NamedTuple):
     """Bounds of the log evidence and their Monte Carlo standard errors (nats).
 
     The lower one needs only that the map is injective.  The upper one holds as far as the chains'
-    ends are draws of the posterior; it is infinite where the map does not reach all of them.
+    ends are draws of the posterior.  It is infinite where the map's inverse does not find more than
+    one in a thousand of them; up to so many are left out, and with them what they would add.
     """
 
     lower: float

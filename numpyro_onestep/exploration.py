@@ -30,7 +30,7 @@ from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 # The wide Gaussian is so much wider than the spread of the descents' ends, those at the modes than
 # Laplace's approximations.
 _INFLATION = 1.5
-_MOST_DIMENSIONS = 128  # a Hessian at every descent's end
+MOST_DIMENSIONS = 128  # a Hessian at every descent's end
 # More modes than this are left to the wide Gaussian.
 _MOST_LISTED = 128
 # A step of temperature leaves this share of effective particles.
@@ -59,7 +59,15 @@ class Population(NamedTuple):
     x: Float[np.ndarray, "n d"]
     modes: Modes
     log_evidence: float
-    num_temperatures: int
+
+
+def require_explorable(d: int) -> None:
+    """Raise a ValueError where the dimension is too high."""
+    if d > MOST_DIMENSIONS:
+        raise ValueError(
+            f"many_modes explores up to {MOST_DIMENSIONS} dimensions, but the target has {d}. "
+            "Marginalise what can be summed out, or leave many_modes out."
+        )
 
 
 def explore(
@@ -82,11 +90,7 @@ def explore(
         ValueError: more than 128 dimensions, or the temperature does not come down; the message
             says what to do.
     """
-    if start.size > _MOST_DIMENSIONS:
-        raise ValueError(
-            f"many_modes explores up to {_MOST_DIMENSIONS} dimensions, but the target has "
-            f"{start.size}. Marginalise what can be summed out, or leave many_modes out."
-        )
+    require_explorable(start.size)
     key_starts, key_first, key_moves = jr.split(rng_key, 3)
     modes = find_modes(potential, start, key_starts)
     reference = _first_distribution(modes, base, start.dtype)
@@ -108,7 +112,7 @@ def explore(
         x, accepted = hamiltonian_steps(whitened, x, jr.fold_in(key_moves, index), _MOVES, sizes)
         step_size = float(np.clip(step_size * np.exp(accepted - _GOOD_ACCEPTANCE), 1e-4, 0.5))
         if done >= 1:
-            return Population(np.asarray(x), modes, float(log_evidence), index + 1)
+            return Population(np.asarray(x), modes, float(log_evidence))
     raise ValueError(
         f"many_modes: after {_MOST_TEMPERATURES} temperatures only {done:.1%} of the way from a "
         "wide Gaussian to the target is done. Rescale the parameters to about unit size, or leave "

@@ -15,7 +15,7 @@ def plate_dims(sites, samples: dict[str, Any], prefix_ndim: int = 1) -> dict[str
     """Names of every site's dimensions: the model's plates, and ArviZ's names for the rest.
 
     Args:
-        sites: the model's sites, as `potential.inspect_sites` lists them.
+        sites: the model's sites, as `potential.model_potential` lists them.
         samples: draws of each site.
         prefix_ndim: leading axes of the draws that are no dimension of the site.
     """

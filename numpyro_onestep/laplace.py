@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro_onestep.potential import AbstractPotential
 from numpyro_onestep.whitening import GaussianBase, LowRankBase
 
-# Curvature below which a direction counts as flat: a standard deviation of 100.
+# Curvature below which a direction counts as flat: a standard deviation of 100, in the model's
+# own units.
 _FLATTEST = 1e-4
 # Steps of the Lanczos iteration, products with the Hessian.
 _LANCZOS_STEPS = 300
@@ -38,7 +39,7 @@ def laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> GaussianB
 
 
 def _bent(curvatures: Float[Array, " d"]) -> Float[Array, " d"]:
-    """Curvatures, none below the smallest that counts."""
+    """Curvatures, none below the smallest that counts; ones where none does."""
     smallest = jnp.min(curvatures, initial=jnp.inf, where=curvatures > _FLATTEST)
     return jnp.maximum(curvatures, jnp.where(jnp.isfinite(smallest), smallest, 1.0))
 
@@ -62,9 +63,10 @@ def low_rank_laplace(
 ) -> LowRankBase:
     """The same without a d x d matrix: a diagonal, and the directions it misses most.
 
-    With D the inverse root of the Hessian's diagonal, D H D has ones on its diagonal.  Its
-    eigenvectors at both ends of the spectrum are what a Lanczos iteration finds first; along each
-    the Gaussian's scale is its eigenvalue^(-1/2), and along all others that of their mean.
+    With D the inverse root of the Hessian's diagonal, D H D has ones on its diagonal (less where
+    that was raised, being flat or of the wrong sign).  Its eigenvectors at both ends of the
+    spectrum are what a Lanczos iteration finds first; along each the Gaussian's scale is its
+    eigenvalue^(-1/2), and along all others that of their mean.
     """
     d, dtype = mode.size, mode.dtype
     times_hessian = _times_hessian(potential, mode)
@@ -79,7 +81,8 @@ def low_rank_laplace(
     )
     known = (errors < _KNOWN * values) & (values > _FLATTEST)
     # What the known eigenvalues leave of the trace d, shared by all other directions.
-    left = (d - jnp.sum(values, where=known)) / jnp.maximum(d - jnp.sum(known), 1)
+    trace = jnp.sum(diagonal * scale**2)
+    left = (trace - jnp.sum(values, where=known)) / jnp.maximum(d - jnp.sum(known), 1)
     others: Any = jnp.where(left > _FLATTEST, left, 1.0)
     safe: Any = jnp.where(known, values, others)
     stretch = jnp.sqrt(others / safe) - 1

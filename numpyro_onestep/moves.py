@@ -23,7 +23,7 @@ from numpyro_onestep.whitening import WhitenedPotential
 _LEAPFROG_STEPS = 8
 # Step sizes in whitened units vary from step to step: a neck needs small ones.
 _STEP_SIZES = (0.08, 0.45)
-# Rounds of moves: on as long as a round changes what the one before it left.
+# Rounds of moves: on as long as the draws differ from the first ones.
 _MOST_ROUNDS = 4
 # A change of a log standard deviation below the first number is nothing.  Above it, it is worth
 # another round if so many standard errors large, and proof that the draws were wrong if more.
@@ -43,7 +43,10 @@ class Moved(NamedTuple):
 def move_until_level(
     potential: WhitenedPotential, x: Float[Array, "n d"], rng_key: PRNGKeyArray, num_steps: int
 ) -> Moved:
-    """Rounds of `num_steps` moves, a second and more only where they change the draws' spread."""
+    """Rounds of `num_steps` moves, a second and more only where the first change the draws' spread.
+
+    What a single round adds may be too little to prove, so draws are compared with the first ones.
+    """
     at, taken, proven = x, 0, 0.0
     suspected = max(_SUSPECTED, NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / x.shape[1]))
     for index in range(_MOST_ROUNDS):

@@ -4,8 +4,10 @@ The potential is a pytree: arrays among the model's arguments are its leaves, so
 function which takes one is compiled again only when their shapes change.
 """
 
+import pickle
 from abc import abstractmethod
 from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -289,15 +291,23 @@ def _inspect(
 
 
 class Constant:
-    """An argument that compiled code may treat as a constant: equal by content or by identity."""
+    """An argument that compiled code may treat as a constant, equal where its content is.
+
+    What cannot be pickled is equal to nothing else: it may have been changed in place since.
+    """
 
     def __init__(self, value: Any):
         self.value = value
         if isinstance(value, (np.ndarray, np.generic, jax.Array)):
             array = np.asarray(value)
             self._key = (array.shape, str(array.dtype), array.tobytes())
-        else:
+        elif isinstance(value, (FunctionType, BuiltinFunctionType, ModuleType, type)):
             self._key = id(value)
+        else:
+            try:
+                self._key = type(value), pickle.dumps(value)
+            except Exception:  # whatever its class raises
+                self._key = object()
 
     def __hash__(self):
         return hash(self._key)

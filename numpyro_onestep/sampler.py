@@ -17,7 +17,7 @@ from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
 from numpyro_onestep.evidence import Evidence, Pool, draw_pool, summarise
-from numpyro_onestep.exploration import explore
+from numpyro_onestep.exploration import explore, require_explorable
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
 from numpyro_onestep.mixture import fit_mixture
 from numpyro_onestep.potential import (
@@ -109,8 +109,10 @@ class OneStep(Results):
             **kwargs: the model's keyword arguments.
 
         Raises:
+            TypeError: `rng_key` is no JAX random key.
             ValueError: no latent site, a discrete latent site, no starting point of finite
-                density, or `init_params` of wrong shape.
+                density, `init_params` of wrong shape, arguments beside a `potential_fn`, or
+                `many_modes` in more than 128 dimensions.
 
         Warns:
             OneStepWarning: the result may be wrong; the message says why and what to do.
@@ -122,6 +124,8 @@ class OneStep(Results):
 
         clock = time.perf_counter()
         potential, start, sites = self._potential(key_init, args, kwargs, init_params)
+        if settings.many_modes:
+            require_explorable(start.size)
         flow = _initial_flow(start, key_flow, settings)
         self._compile_ahead(flow, potential, start, rng_key)
         clock = _lap(seconds, "initialisation", clock)

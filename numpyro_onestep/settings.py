@@ -20,13 +20,15 @@ class Settings:
     - `num_samples`: posterior draws that `run` leaves behind. Default 4000.
     - `num_flow_steps`: steps k of the deterministic flow that makes a draw: one network evaluation
       each. Must divide `num_grid_steps`. Default None: 1, and where the weights of its pool are
-      worth less than 15% of it, training begins again with 2 (up to 128 dimensions).
+      worth less than 15% of it (less than half with Pareto k near its limit or above), training
+      begins again with 2 (up to 128 dimensions).
     - `correction`: `"psis"` (default) draws a pool, weighs it exactly, Pareto-smooths the weights
       and resamples without replacement; `"imh"` runs independence Metropolis-Hastings through the
       pool, and `"nuts"` runs NUTS in the space the flow starts from, four chains each, with R-hat;
-      `None` returns the flow's own draws.
+      `None` returns the flow's own draws. Chains want `num_samples` to be a multiple of 4.
     - `many_modes`: say True where the posterior may have several modes: a tempered population of
-      particles then finds them, and the flow starts from a mixture. Default False.
+      particles then finds them, and the flow starts from a mixture. Up to 128 dimensions, and not
+      with `correction="nuts"`. Default False.
     - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
       above 0.4 and the gap above 0.01 nats, and up to four times as many as long as these change
       their spread; 0 leaves them where they are. Default 25.
@@ -57,7 +59,8 @@ class Settings:
     - `max_steps`: most iterations; training stops earlier once the ELBO has stopped rising.
       Default 10000.
     - `tolerance`: rise of the ELBO over the last quarter of the iterations, its noise added, below
-      which training has converged (nats). Default 0.02.
+      which training has converged (nats): a fifth of the gap where that is more, up to four times
+      the tolerance. Default 0.02.
     - `batch_size`: draws an iteration. Default 32.
     - `tail_fraction`: share of each batch that follows Langevin chains instead of the base, so that
       the flow is also right where its draws are rare. Default 0.25.
@@ -143,9 +146,18 @@ class Settings:
         _require(
             "correction",
             self.correction,
-            "'psis', 'imh', 'nuts' or None",
-            lambda v: v in _CORRECTIONS,
+            "'psis', 'imh', 'nuts' or None, and not 'nuts' with many_modes=True: its chains stay "
+            "in the modes they start in",
+            lambda v: v in _CORRECTIONS and not (v == "nuts" and self.many_modes),
         )
+        if self.correction in ("imh", "nuts"):
+            _require(
+                "num_samples",
+                self.num_samples,
+                f"a multiple of 4, from 16 on, for the four chains of correction="
+                f"{self.correction!r}",
+                lambda v: v % 4 == 0 and v >= 16,
+            )
         _require(
             "num_grid_steps",
             self.num_grid_steps,

@@ -192,6 +192,7 @@ def _run_stage(
                 if result.converged:
                     share = 1.0 if gap > _LARGE_GAP else 0.5
                     num_cooling = math.ceil(share * done / _CHUNK) * _CHUNK
+                    num_cooling = min(num_cooling, total - done)
                     bar.total = done + num_cooling
                     break
         rates = np.linspace(settings.learning_rate, 0.0, num_cooling, dtype=np.float32)

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from numpyro.diagnostics import effective_sample_size
 
 from numpyro_onestep import OneStep, OneStepWarning
 from tests.conftest import EFFECT, STD_ERROR, correlated_gaussian, eight_schools
@@ -19,6 +20,38 @@ def test_chains_have_the_reference_moments(correction):
     stats = sampler.to_inference_data()["sample_stats"]
     assert stats["lp"].shape == (4, 1000)
     assert np.isfinite(stats["log_weight"].values).all()
+
+
+def _funnel(x):
+    return x[0] ** 2 / 4.5 + 0.5 * jnp.sum(x[1:] ** 2) * jnp.exp(-x[0]) + 2 * x[0]
+
+
+@pytest.mark.parametrize(
+    ("potential", "statistic", "mean", "sd", "start"),
+    [
+        # Steep in its neck alone, where the force is cut.
+        (_funnel, lambda x: x[..., 0], 0.0, 1.5, jnp.zeros(5)),
+        # Steep all around: x^20 has a Gamma distribution of shape 1/20, mean and variance 0.05.
+        (lambda x: jnp.sum(x**20), lambda x: x[..., 0] ** 20, 0.05, 0.05**0.5, jnp.full(2, 0.5)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
+def test_nuts_is_right_where_the_map_has_left_the_target_steep(
+    potential, statistic, mean, sd, start
+):
+    # Ten iterations leave the flow at its base.
+    sampler = OneStep(
+        potential_fn=potential,
+        correction="nuts",
+        max_steps=10,
+        num_flow_steps=1,
+        progress_bar=False,
+    )
+    sampler.run(jr.key(1), init_params=start)
+    values = statistic(np.asarray(sampler.get_samples(group_by_chain=True), np.float64))
+    ess = effective_sample_size(values)
+    assert ess > 300
+    assert abs(values.mean() - mean) < 4 * sd / ess**0.5
 
 
 def test_chains_that_have_not_mixed_say_so():

@@ -94,8 +94,9 @@ def test_a_model_with_two_signs():
     assert abs(share - 0.5) < 5 * 0.5 / 2000**0.5
 
 
-def test_training_into_one_mode_is_warned_of():
-    sampler = OneStep(potential_fn=many_wells, progress_bar=False)
+@pytest.mark.parametrize("num_samples", [200, 4000])
+def test_training_into_one_mode_is_warned_of(num_samples):
+    sampler = OneStep(potential_fn=many_wells, num_samples=num_samples, progress_bar=False)
     with pytest.warns(OneStepWarning, match="many_modes=True"):
         sampler.run(jr.key(0), init_params=jnp.zeros(10))
 

@@ -140,7 +140,12 @@ def test_arguments_that_are_no_arrays():
         numpyro.sample("y", dist.Normal(mean, 1), obs=frame["y"].to_numpy())
 
     frame = pd.DataFrame({"x": [1.0, 2.0], "y": [1.0, 2.5]})
-    assert run(model, frame, jnp.tanh).get_samples()["b"].shape == (200,)
+    sampler = run(model, frame, jnp.tanh)
+    assert sampler.get_samples()["b"].shape == (200,)
+    # Two numbers at 1000 are 10^6 nats less likely: another run sees what was changed in place.
+    before, frame["y"] = sampler.elbo, 1000.0
+    sampler.run(jr.key(0), frame, jnp.tanh)
+    assert sampler.elbo < before - 1e5
 
 
 def test_parameters_of_the_model_stay_where_they_are():

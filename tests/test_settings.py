@@ -23,6 +23,8 @@ def test_defaults_are_possible():
         ({"num_grid_steps": 12}, "power of two"),
         ({"num_flow_steps": 3}, "divisor of num_grid_steps=16"),
         ({"correction": "PSIS"}, "'nuts' or None"),
+        ({"correction": "nuts", "many_modes": True}, "modes they start in"),
+        ({"correction": "imh", "num_samples": 102}, "multiple of 4"),
         ({"num_samples": 100, "pool_size": 50}, "no smaller than num_samples=100"),
     ],
 )

@@ -23,6 +23,7 @@ class Corrected:
     min_ess: float | None = None
     acceptance: float | None = None
     divergences: int | None = None
+    cut_share: float = 0.0  # of the draws of NUTS at which its force was cut
     stats: dict[str, Any] = field(default_factory=dict)  # of each draw
 
 

@@ -6,7 +6,9 @@ what is a neck in x is nearly round in z.  Chains start at resampled draws, so w
 Where the map has not flattened a neck the leapfrog would still diverge; its force is bounded there
 (as in the truncated Langevin algorithm of Roberts and Tweedie, 1996).  A step stays reversible and
 keeps volumes under any force that depends on the position alone, and what is accepted depends on
-the energy alone: the target is the same, and what diverged is rejected or followed slowly.
+the energy alone: the target is the same.  What would have diverged is rejected, so that divergences
+say less than they do elsewhere; how mixed the chains are says R-hat, and at how many draws the
+force was cut is said too.
 """
 
 from typing import Any
@@ -24,9 +26,11 @@ from numpyro_onestep.settings import Settings
 _NUM_CHAINS = 4
 _NUM_WARMUP = 500
 # Small steps are cheap where everything is nearly round; where some diverge, smaller ones.
-_TARGET_ACCEPTANCE, _HIGH_TARGET_ACCEPTANCE = 0.9, 0.98
-# Longest force, in lengths of a standard normal's typical one: four times what round z has.
+_TARGET_ACCEPTANCE, _HIGH_TARGET_ACCEPTANCE = 0.9, 0.99
+# Longest force, in lengths of a standard normal's typical one, and the share of posterior draws (as
+# many as are judged) with a longer one above which it is left alone: a wall all around is no neck.
 _LONGEST_FORCE = 4.0
+_NUM_JUDGED, _RARELY_STEEP = 1000, 0.01
 # Nats that keep chains from where the map has folded: one visit in e^50.
 _WALL = 50.0
 
@@ -46,13 +50,25 @@ def latent_nuts(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Correcte
         return jnp.where(jnp.isfinite(energy), energy, jnp.inf)
 
     weights = np.exp(run.smoothed) * (np.asarray(run.pool.sign) > 0)
-    at = rng.choice(len(weights), size=_NUM_CHAINS, p=weights / weights.sum())
-    start = run.pool.z[at]
-    bounded = _with_bounded_force(latent_potential, _LONGEST_FORCE * start.shape[1] ** 0.5)
-    mcmc = _run(bounded, start, key_run, settings, _TARGET_ACCEPTANCE)
+    at = rng.choice(len(weights), size=_NUM_CHAINS + _NUM_JUDGED, p=weights / weights.sum())
+    start = run.pool.z[at[:_NUM_CHAINS]]
+    longest = _LONGEST_FORCE * start.shape[1] ** 0.5
+
+    @jax.jit
+    def is_steep(z):
+        lengths = jax.lax.map(
+            lambda at: jnp.linalg.norm(jax.grad(latent_potential)(at)), z, batch_size=500
+        )
+        return ~(lengths <= longest)
+
+    target = latent_potential
+    if jnp.mean(is_steep(run.pool.z[at[_NUM_CHAINS:]])) < _RARELY_STEEP:
+        target = _with_bounded_force(latent_potential, longest)
+    mcmc = _run(target, start, key_run, settings, _TARGET_ACCEPTANCE)
     if mcmc.get_extra_fields()["diverging"].any():
-        mcmc = _run(bounded, start, key_run, settings, _HIGH_TARGET_ACCEPTANCE)
+        mcmc = _run(target, start, key_run, settings, _HIGH_TARGET_ACCEPTANCE)
     z = mcmc.get_samples()
+    cut = is_steep(z) & (target is not latent_potential)
     extra = {name: np.asarray(value) for name, value in mcmc.get_extra_fields().items()}
 
     def outcome(z):
@@ -72,6 +88,7 @@ def latent_nuts(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Correcte
         min_ess=min_ess,
         acceptance=float(extra["accept_prob"].mean()),
         divergences=divergences,
+        cut_share=float(jnp.mean(cut)),
         stats={
             "lp": log_density,
             "log_q": log_q,
@@ -79,6 +96,7 @@ def latent_nuts(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Correcte
             "diverging": extra["diverging"],
             "n_steps": extra["num_steps"],
             "acceptance_rate": extra["accept_prob"],
+            "force_cut": np.asarray(cut),
         },
     )
 
@@ -106,7 +124,8 @@ def _with_bounded_force(potential_fn, longest: float):
 
     def backward(gradient, cotangent):
         length = jnp.linalg.norm(gradient)
-        return (cotangent * gradient * jnp.minimum(1, longest / length),)
+        cut = gradient * (longest / jnp.maximum(length, longest))
+        return (cotangent * jnp.where(jnp.isfinite(length), cut, 0.0),)
 
     energy.defvjp(jax.value_and_grad(potential_fn), backward)
     return energy

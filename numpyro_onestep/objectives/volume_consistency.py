@@ -24,7 +24,7 @@ def volume_consistency_loss(
 ) -> Float[Array, ""]:
     """Mean squared difference of log volumes (nats squared) over randomly chosen intervals.
 
-    Exact volumes cost d tangents each, so `num_states` pairs of a path and an interval are drawn
+    Each exact volume is a determinant, so `num_states` pairs of a path and an interval are drawn
     rather than all of them compared.
     """
     intervals = dyadic_intervals(student)
