@@ -189,7 +189,7 @@ def held_out_page(rows: list[dict]) -> None:
 Written by `python -m benchmarks.held_out` on {about["cores"]} cores of {about["processor"]},
 Python {about["python"]}, {versions}. OneStep at default settings, compilation included; median, and
 the range over {len({row["seed"] for row in rows})} seeds. Errors are the largest over parameters,
-against long runs of NUTS; a run is wrong where one is above 0.05 and three Monte Carlo errors.
+against long runs of NUTS; a run is wrong where one is above 0.05 plus three Monte Carlo errors.
 
 {chr(10).join(lines)}
 """

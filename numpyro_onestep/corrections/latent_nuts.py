@@ -30,7 +30,7 @@ _TARGET_ACCEPTANCE, _HIGH_TARGET_ACCEPTANCE = 0.9, 0.99
 # Longest force, in lengths of a standard normal's typical one, and the share of posterior draws (as
 # many as are judged) with a longer one above which it is left alone: a wall all around is no neck.
 _LONGEST_FORCE = 4.0
-_NUM_JUDGED, _RARELY_STEEP = 1000, 0.01
+_NUM_JUDGED, _RARELY_STEEP = 1000, 0.05
 # Nats that keep chains from where the map has folded: one visit in e^50.
 _WALL = 50.0
 
