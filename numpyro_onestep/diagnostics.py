@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from numpyro_onestep.corrections.corrected import Corrected
+from numpyro_onestep.corrections.corrected import LARGEST_R_HAT, Corrected
 from numpyro_onestep.coverage import Missed
 from numpyro_onestep.evidence import NEGLIGIBLE_GAP, Evidence
 from numpyro_onestep.exploration import MOST_DIMENSIONS
@@ -18,12 +18,9 @@ from numpyro_onestep.training import TrainingResult
 
 # Up to this k the weights' mean converges as if their variance were finite.
 GOOD_PARETO_K = 0.5
-_LARGEST_R_HAT = 1.01
 # A fold counts the weight around it twice: this much of it moves the log evidence by a few times
 # 0.001 nats, below its Monte Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
-# Share of draws at which the force of latent NUTS was cut: a round posterior has next to none.
-_NEGLIGIBLE_CUT = 0.01
 # Draws without a finite density, a share of all, and training steps that met one (of 32 draws):
 # single ones are what single precision makes of a Cholesky factor now and then.
 _NEGLIGIBLE_REJECTED = 1e-3
@@ -140,9 +137,9 @@ def check(
             "and so may the log evidence. Raise num_moves, reparameterise the model, or compare "
             "with NUTS."
         )
-    if corrected.r_hat is not None and not corrected.r_hat < _LARGEST_R_HAT:
+    if corrected.r_hat is not None and not corrected.r_hat < LARGEST_R_HAT:
         found.append(
-            f"R-hat of the correcting chains is {corrected.r_hat:.3f}, above {_LARGEST_R_HAT}: "
+            f"R-hat of the correcting chains is {corrected.r_hat:.3f}, above {LARGEST_R_HAT}: "
             "they have not mixed, so the draws may be wrong. Raise num_samples, or train longer "
             "(max_steps=)."
         )
@@ -150,12 +147,6 @@ def check(
         found.append(
             f"{corrected.divergences} of the correcting chains' transitions diverged, so part of "
             "the posterior may be missing. Train longer (max_steps=), or take num_flow_steps=4."
-        )
-    if corrected.cut_share > _NEGLIGIBLE_CUT:
-        found.append(
-            f"At {corrected.cut_share:.1%} of the draws the force of NUTS was cut: there are necks "
-            "that the map has not flattened, and the chains leave and enter them rarely. Train "
-            "longer (max_steps=), take num_flow_steps=4, or reparameterise the model."
         )
     if folds(evidence):
         folded = max(evidence.folded_share, evidence.folded_weight)

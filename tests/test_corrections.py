@@ -29,7 +29,7 @@ def _funnel(x):
 @pytest.mark.parametrize(
     ("potential", "statistic", "mean", "sd", "start"),
     [
-        # Steep in its neck alone, where the force is cut.
+        # Steep in its neck alone.
         (_funnel, lambda x: x[..., 0], 0.0, 1.5, jnp.zeros(5)),
         # Steep all around: x^20 has a Gamma distribution of shape 1/20, mean and variance 0.05.
         (lambda x: jnp.sum(x**20), lambda x: x[..., 0] ** 20, 0.05, 0.05**0.5, jnp.full(2, 0.5)),

@@ -7,6 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
+# Above it chains have not mixed (Vehtari et al., 2021).
+LARGEST_R_HAT = 1.01
+
 
 @dataclass
 class Corrected:
@@ -23,7 +26,6 @@ class Corrected:
     min_ess: float | None = None
     acceptance: float | None = None
     divergences: int | None = None
-    cut_share: float = 0.0  # of the draws of NUTS at which its force was cut
     stats: dict[str, Any] = field(default_factory=dict)  # of each draw
 
 
