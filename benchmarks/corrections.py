@@ -14,26 +14,19 @@ import warnings
 import jax
 import jax.random as jr
 import numpy as np
-from numpyro.infer import MCMC, NUTS
 
+from benchmarks.methods import plain_nuts
 from benchmarks.models import POSTERIORS, Posterior
-from benchmarks.posteriors import ROOT, machine
+from benchmarks.posteriors import ROOT, described, machine
 from numpyro_onestep import OneStep
 from numpyro_onestep.corrections.corrected import mixing
 
 NAMES = ("funnel", "horseshoe", "eight_schools_centered")
 
 
-def plain_nuts(posterior: Posterior, key) -> dict:
+def run_nuts(posterior: Posterior, key) -> dict:
     """NumPyro's NUTS on the model itself."""
-    mcmc = MCMC(
-        NUTS(posterior.model),
-        num_warmup=1000,
-        num_samples=1000,
-        num_chains=4,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
+    mcmc = plain_nuts(posterior.model)
     mcmc.run(key, *posterior.args(), extra_fields=("diverging",))
     latent = mcmc.get_samples(group_by_chain=True)
     flat = [np.asarray(values).reshape(4, 1000, -1) for values in latent.values()]
@@ -66,7 +59,7 @@ def corrected(posterior: Posterior, key, correction: str | None) -> dict:
 
 
 METHODS = {
-    "NUTS": plain_nuts,
+    "NUTS": run_nuts,
     'OneStep, "nuts"': lambda *args: corrected(*args, "nuts"),
     'OneStep, "imh"': lambda *args: corrected(*args, "imh"),
     'OneStep, "psis"': lambda *args: corrected(*args, "psis"),
@@ -104,15 +97,11 @@ def main() -> None:
                 f"{seconds:.1f} |"
             )
             print(lines[-1], flush=True)
-    about = machine()
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "blackjax")
     (ROOT / "docs" / "corrections.md").write_text(
-        f"# Corrections\n\nWritten by `python -m benchmarks.corrections` on {about['cores']} cores "
-        f"of {about['processor']}, Python {about['python']}, {versions}. NUTS: 4 chains of 1000 + "
-        "1000 on the model, target acceptance 0.8. Errors are the largest over parameters, against "
-        "the stored reference. Seconds include compilation and training.\n\n"
-        + "\n".join(lines)
-        + "\n"
+        "# Corrections\n\nWritten by `python -m benchmarks.corrections` on "
+        f"{described(machine())}. NUTS: 4 chains of 1000 + 1000 on the model, target acceptance "
+        "0.8. Errors are the largest over parameters, against the stored reference. Seconds "
+        "include compilation and training.\n\n" + "\n".join(lines) + "\n"
     )
 
 

@@ -22,7 +22,7 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI, Trace_ELBO, autoguide
 from numpyro.optim import Adam
 
-from benchmarks.posteriors import ROOT, machine
+from benchmarks.posteriors import ROOT, described, machine
 from numpyro_onestep import OneStep
 
 GUIDES = {
@@ -154,7 +154,7 @@ def main() -> None:
         )
     (ROOT / "docs" / "high_dimension.md").write_text(
         "# Higher dimension\n\nMade by `python -m benchmarks.high_dimension` on "
-        f"{stored['about']['cores']} cores of {stored['about']['processor']}. groups: d = 100, "
+        f"{described(stored['about'])}. groups: d = 100, "
         "classification: 300, cox_process: 1024, cox_process_fine: 2304. The guides' ELBOs are "
         "after as much time as OneStep took, compilation of theirs not counted. Peak memory of the "
         f"process: {max(r['gigabytes'] for r in rows):.1f} GiB.\n\n" + "\n".join(lines) + "\n"

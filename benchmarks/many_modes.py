@@ -20,10 +20,10 @@ import jax.random as jr
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.infer import MCMC, NUTS
 from numpyro.infer.initialization import init_to_uniform
 
-from benchmarks.posteriors import ROOT, machine
+from benchmarks.methods import plain_nuts
+from benchmarks.posteriors import ROOT, described, machine
 from numpyro_onestep import OneStep
 from numpyro_onestep.base import fit_base
 from numpyro_onestep.exploration import explore
@@ -80,14 +80,7 @@ def run_onestep(model, args, key, many_modes: bool):
 
 def run_nuts(model, args, key):
     """Four chains."""
-    mcmc = MCMC(
-        NUTS(model),
-        num_warmup=1000,
-        num_samples=1000,
-        num_chains=4,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
+    mcmc = plain_nuts(model)
     mcmc.run(key, *args)
     return mcmc.get_samples(), float("nan"), ""
 
@@ -137,11 +130,9 @@ def main() -> None:
                 f"{distance:.3f} | {log_evidence:.3f} | {warned} | {seconds:.1f} |"
             )
             print(lines[-1], flush=True)
-    about = machine()
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "blackjax")
     (ROOT / "docs" / "many_modes.md").write_text(
-        f"# Models of several modes\n\nWritten by `python -m benchmarks.many_modes` on "
-        f"{about['cores']} cores of {about['processor']}, Python {about['python']}, {versions}. "
+        "# Models of several modes\n\nWritten by `python -m benchmarks.many_modes` on "
+        f"{described(machine())}. "
         "All modes of a model have the same mass, by symmetry; TV is the total variation between "
         "that and the shares of 4000 draws (16,000 particles). Seconds include compilation.\n\n"
         + "\n".join(lines)

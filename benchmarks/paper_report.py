@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.paper import NUM, OUTPUT, PUBLISHED
 from benchmarks.paper_targets import right_share, targets
-from benchmarks.posteriors import ROOT
+from benchmarks.posteriors import ROOT, described
 from benchmarks.report import shown
 
 matplotlib.use("Agg")
@@ -74,8 +74,6 @@ def write(output: Path = OUTPUT) -> None:
         upper = row.get("eubo", row.get("upper"))
         if upper is not None:
             row["above"] = upper - row["log_z"]
-    about = stored["about"]
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "blackjax")
     exact = [row for row in rows if "distance" in row]
     names = dict.fromkeys(row["target"] for row in rows)
     lines = [f"| {n} | {PUBLISHED[n][0]} | {PUBLISHED[n][1]} |" for n in names if n in PUBLISHED]
@@ -85,8 +83,9 @@ def write(output: Path = OUTPUT) -> None:
     share_error = np.sqrt(right_share() / (1 - right_share()) / NUM)
     text = f"""# The paper's suite
 
-Written by `python -m benchmarks.paper` on {about["cores"]} cores of {about["processor"]},
-Python {about["python"]}, {versions}. Median, and the range over seeds where there are several. Each
+Written by `python -m benchmarks.paper` on
+{described(stored["about"])}.
+Median, and the range over seeds where there are several. Each
 row is a run of its own: steps is `num_flow_steps`, the network evaluations a draw; seconds include
 compilation, exploration and training. `many_modes=True` on the mixtures, the wells and the Student
 t mixture; all else is default.

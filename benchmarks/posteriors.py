@@ -74,6 +74,12 @@ def machine() -> dict:
     }
 
 
+def described(about: dict) -> str:
+    """`machine()` in words."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    return f"{about['cores']} cores of {about['processor']}, Python {about['python']}, {versions}"
+
+
 def _child(command: list[str], limit: float) -> list[dict]:
     """The rows that a process of its own prints; those it had printed when it failed or hung."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as trouble:

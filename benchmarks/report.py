@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.methods import METHODS, NUM_DRAWS
 from benchmarks.models import POSTERIORS
-from benchmarks.posteriors import OUTPUT, ROOT, machine
+from benchmarks.posteriors import OUTPUT, ROOT, described, machine
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -181,13 +181,12 @@ def held_out_page(rows: list[dict]) -> None:
         ]
         label = name.removeprefix("held_out_").replace("_", " ")
         lines.append(f"| {label} | {some[0]['dimension']} | {' | '.join(cells + counts)} |")
-    about = machine()
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "blackjax")
     (ROOT / "docs" / "held_out.md").write_text(
         f"""# Ten models that the defaults were not chosen on
 
-Written by `python -m benchmarks.held_out` on {about["cores"]} cores of {about["processor"]},
-Python {about["python"]}, {versions}. OneStep at default settings, compilation included; median, and
+Written by `python -m benchmarks.held_out` on
+{described(machine())}.
+OneStep at default settings, compilation included; median, and
 the range over {len({row["seed"] for row in rows})} seeds. Errors are the largest over parameters,
 against long runs of NUTS; a run is wrong where one is above 0.05 plus three Monte Carlo errors.
 
@@ -200,12 +199,11 @@ def write(source: Path) -> None:
     """The page and the picture."""
     stored = json.loads(source.read_text())
     results, about = stored["results"], stored["about"]
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
     seeds = {m: sorted({r["seed"] for r in results if r["method"] == m}) for m in METHODS}
     text = f"""# Reference posteriors
 
-Made by `python -m benchmarks.posteriors` at default settings, {about["cores"]} cores of
-{about["processor"]}, Python {about["python"]}. {versions}.
+Made by `python -m benchmarks.posteriors` at default settings on
+{described(about)}.
 Seeds: {"; ".join(f"{m} {s}" for m, s in seeds.items() if s)}. Medians, and ranges over seeds.
 
 ![Error against time]({Path(PICTURE).name})
