@@ -4,15 +4,35 @@ Systematic sampling with inclusion probabilities pi_i = n w_i keeps every expect
 adds little noise of its own.  No draw can be included with more than certainty, so where a weight
 exceeds 1 / n the rest of it is spread over the others: that share is the price of distinct draws,
 and it is returned.
+
+The choice may be balanced as well (Deville and Tille, "Efficient balanced sampling: the cube
+method", Biometrika 2004): of features of the draws, the chosen ones then have nearly the pool's own
+weighted means, whose error is that of the pool's size and not of n.  A choice in rounds, each of
+half of what is left to choose, does that in O(pool x features): before each the others'
+probabilities are tilted, linearly in the features, so that what is expected of them makes good what
+the rounds before have missed.  The tilts are zero in expectation, but for O(features / n): a draw
+far out is a little likelier in a later round for not having been taken.
 """
+
+from collections.abc import Sequence
 
 import jax.random as jr
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
+from scipy.linalg import cho_factor, cho_solve
+
+# The last round, which none makes good, is of at least so many draws a feature, and there are no
+# more features than this share of the draws.
+_LAST_ROUND, _MOST_FEATURES = 2, 1 / 16
+# No tilt takes more of a probability, or of what it lacks to one.
+_LARGEST_TILT = 0.75
 
 
 def resample(
-    rng_key: PRNGKeyArray, log_weights: Float[np.ndarray, " pool"], num: int
+    rng_key: PRNGKeyArray,
+    log_weights: Float[np.ndarray, " pool"],
+    num: int,
+    features: Sequence[Float[np.ndarray, "pool _"]] = (),
 ) -> tuple[Int[np.ndarray, " num"], float]:
     """Choose `num` different members of a pool, with probability proportional to weight.
 
@@ -20,6 +40,8 @@ def resample(
         rng_key: key of the choice and of the order.
         log_weights: log of weights that sum to one.
         num: how many to choose, at most the pool's size.
+        features: groups of features to balance, the most important first; a group that would make
+            them too many for `num` is left out, with all after it.
 
     Returns:
         Indices in random order, and the share of the weight that had to go to other draws.
@@ -36,13 +58,52 @@ def resample(
 
     # NumPy's generator, seeded by the key: permuting in JAX would compile for every size.
     rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
-    order = rng.permutation(len(weights))
+    sizes = np.cumsum([group.shape[1] for group in features])
+    used = features[: np.searchsorted(sizes, num * _MOST_FEATURES, side="right")]
+    chosen = _balanced(rng, inclusion, num, used) if used else _systematic(rng, inclusion, num)
+    return rng.permutation(chosen), excess
+
+
+def _systematic(rng: np.random.Generator, inclusion, num: int) -> np.ndarray:
+    """`num` members with these probabilities, which sum to `num`, in random order."""
+    order = rng.permutation(len(inclusion))
     edges = np.cumsum(inclusion[order])
     edges *= num / edges[-1]
     ticks = rng.uniform() + np.arange(num)
-    position = np.minimum(np.searchsorted(edges, ticks, side="right"), len(weights) - 1)
-    chosen = _distinct(order[position], order)
-    return rng.permutation(chosen), excess
+    position = np.minimum(np.searchsorted(edges, ticks, side="right"), len(inclusion) - 1)
+    return _distinct(order[position], order)
+
+
+def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.ndarray:
+    """The same in rounds, so that the features' sums over the chosen are as expected."""
+    columns = np.column_stack(features).astype(np.float64)
+    loc = inclusion @ columns / num
+    columns -= loc
+    columns /= np.sqrt(inclusion @ columns**2 / num) + 1e-30
+    columns = np.column_stack([np.ones(len(columns)), columns])
+    slack = inclusion * (1 - inclusion)
+    gram = (columns * slack[:, None]).T @ columns / (slack.sum() + 1e-30)
+    factor = cho_factor(gram + 1e-6 * np.eye(len(gram)))
+
+    missing = inclusion @ columns
+    left, inclusion = np.arange(len(inclusion)), inclusion.copy()
+    chosen: list[np.ndarray] = []
+    while num:
+        slack = inclusion * (1 - inclusion)
+        tilt = columns @ cho_solve(factor, missing - inclusion @ columns) / (slack.sum() + 1e-30)
+        inclusion += np.clip(
+            slack * tilt, -_LARGEST_TILT * inclusion, _LARGEST_TILT * (1 - inclusion)
+        )
+        now = num // 2 if num // 2 >= _LAST_ROUND * columns.shape[1] else num
+        share = now / inclusion.sum()
+        taken = _systematic(rng, inclusion, now)
+        chosen.append(left[taken])
+        missing -= columns[taken].sum(0)
+        num -= now
+        # What was not taken keeps its probability over both rounds.
+        inclusion *= (1 - share) / (1 - share * inclusion + 1e-30)
+        left, inclusion, columns = (np.delete(v, taken, 0) for v in (left, inclusion, columns))
+    return np.concatenate(chosen)
 
 
 def systematic(rng: np.random.Generator, weights: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

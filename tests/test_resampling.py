@@ -56,3 +56,43 @@ def test_the_same_key_chooses_the_same():
     np.testing.assert_array_equal(
         resample(jr.key(3), log_w, 100)[0], resample(jr.key(3), log_w, 100)[0]
     )
+
+
+def test_balancing_keeps_inclusion_proportional_to_weight():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (400, 2))
+    log_w = normalised(0.3 * x[:, 0] + 0.3 * rng.uniform(-1, 1, 400))
+    expected = 128 * np.exp(log_w)
+    trials = 2000
+    counts = np.zeros(400)
+    for seed in range(trials):
+        chosen, excess = resample(jr.key(seed), log_w, 128, [x])
+        assert excess == 0
+        assert len(np.unique(chosen)) == 128
+        counts[chosen] += 1
+    z = (counts / trials - expected) / np.sqrt(expected * (1 - expected) / trials)
+    assert np.abs(z).max() < 4.5
+    assert np.mean(z**2) < 1.4  # mean 1, standard deviation 0.07
+
+
+def test_balanced_features_have_the_pools_means():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((10_000, 5))
+    log_w = normalised(0.5 * x[:, 0])
+    weights = np.exp(log_w)
+    errors = []
+    for features in ([], [x, x**2]):
+        chosen = [resample(jr.key(seed), log_w, 1000, features)[0] for seed in range(10)]
+        both = np.concatenate([x, x**2], axis=1)
+        means = np.array([both[at].mean(0) for at in chosen])
+        errors.append(np.sqrt(np.mean((means - weights @ both) ** 2)))
+    # The last 31 of the 1000 are not made good: sqrt(31 / 1000) = 0.18 of the error is left.
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_features_that_are_too_many_are_left_out():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 30))
+    log_w = normalised(0.1 * x[:, 0])
+    plain, _ = resample(jr.key(0), log_w, 100)
+    assert set(resample(jr.key(0), log_w, 100, [x])[0]) == set(plain)
