@@ -3,9 +3,9 @@
 The posterior pulled back through the map, gamma(T(z)) |det dT/dz|, is near the standard normal:
 what is a neck in x is nearly round in z.  Chains start at resampled draws, so warm-up only tunes.
 
-Where the map has not flattened a neck, an adapted step diverges.  NUTS then runs once more with
-steps that are short and not adapted: a chain that warms up in a neck would shrink its own for ever,
-one that does not would keep steps that are too long for it.
+Where the map has not flattened a neck, an adapted step diverges.  NUTS then runs once more, twice
+at most, with steps that are short and not adapted: a chain that warms up in a neck would shrink its
+own for ever, one that does not would keep steps that are too long for it.
 """
 
 from typing import Any
@@ -23,11 +23,12 @@ from numpyro_onestep.settings import Settings
 _NUM_CHAINS = 4
 _NUM_WARMUP = 500
 _TARGET_ACCEPTANCE = 0.9
-# The steps of a second run, in units of d^(-1/4) (how they scale for a standard normal): stable
-# where the density curves up to 1600 sqrt(d) times as much as that one's.
-_SHORT_STEP, _NUM_SHORT_WARMUP = 0.05, 100
-# At most 127 leapfrog steps a transition, half a turn or less with the short ones.
+# At most 127 leapfrog steps a transition.
 _MAX_TREE_DEPTH = 7
+# The steps of a second and a third run, in units of d^(-1/4) (how they scale for a standard
+# normal), and their depths.  The former is stable where the density curves up to 1600 sqrt(d) times
+# as much as that one's.
+_SHORT_STEPS, _NUM_SHORT_WARMUP = ((0.05, 7), (0.025, 8)), 100
 # Nats that keep chains from where the map has folded: one visit in e^50.
 _WALL = 50.0
 
@@ -55,13 +56,15 @@ def latent_nuts(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Correcte
         max_tree_depth=_MAX_TREE_DEPTH,
     )
     mcmc = _run(adapted, _NUM_WARMUP, start, key_run, settings)
-    if _trouble(mcmc)[1]:
+    for step, depth in _SHORT_STEPS:
+        if not _trouble(mcmc)[1]:
+            break
         short = NUTS(
             potential_fn=latent_potential,
-            step_size=_SHORT_STEP * start.shape[1] ** -0.25,
+            step_size=step * start.shape[1] ** -0.25,
             adapt_step_size=False,
             adapt_mass_matrix=False,
-            max_tree_depth=_MAX_TREE_DEPTH,
+            max_tree_depth=depth,
         )
         again = _run(short, _NUM_SHORT_WARMUP, start, key_again, settings)
         mcmc = min(mcmc, again, key=_trouble)
