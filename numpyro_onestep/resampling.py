@@ -23,7 +23,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 # The last round, which none makes good, is of at least so many draws a feature, and there are no
 # more features than this share of the draws.
-_LAST_ROUND, _MOST_FEATURES = 2, 1 / 16
+_LAST_ROUND, MOST_FEATURES = 2, 1 / 16
 # No tilt takes more of a probability, or of what it lacks to one.
 _LARGEST_TILT = 0.75
 
@@ -59,7 +59,7 @@ def resample(
     # NumPy's generator, seeded by the key: permuting in JAX would compile for every size.
     rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
     sizes = np.cumsum([group.shape[1] for group in features])
-    used = features[: np.searchsorted(sizes, num * _MOST_FEATURES, side="right")]
+    used = features[: np.searchsorted(sizes, num * MOST_FEATURES, side="right")]
     chosen = _balanced(rng, inclusion, num, used) if used else _systematic(rng, inclusion, num)
     return rng.permutation(chosen), excess
 

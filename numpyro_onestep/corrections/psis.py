@@ -11,7 +11,7 @@ from numpyro_onestep.corrections.corrected import Corrected
 from numpyro_onestep.evidence import NEGLIGIBLE_GAP, map_in_batches
 from numpyro_onestep.moves import move_until_level
 from numpyro_onestep.noise import NormalMixture
-from numpyro_onestep.resampling import resample
+from numpyro_onestep.resampling import MOST_FEATURES, resample
 from numpyro_onestep.settings import Settings
 
 # Weights with a heavier tail than this are helped by moves: k itself is known to 0.1 or so.
@@ -22,7 +22,10 @@ _FARTHEST = 4.0
 
 def psis(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
     """Distinct members of the pool, chosen by their smoothed weights."""
-    chosen, capped_share = resample(rng_key, run.smoothed, settings.num_samples, _features(run))
+    # In more dimensions they would be made in vain, and take a pool's room each.
+    few = run.pool.x.shape[1] <= settings.num_samples * MOST_FEATURES
+    features = _features(run) if few else []
+    chosen, capped_share = resample(rng_key, run.smoothed, settings.num_samples, features)
     line = f"resampled from {settings.num_pool}"
     result = Corrected(run.pool.x[chosen], line, chosen=chosen, capped_share=capped_share)
     gap = run.evidence.log_evidence - run.evidence.elbo
@@ -40,7 +43,8 @@ def _features(run: Any) -> list[np.ndarray]:
 
     The sine is a bounded third feature: with it the means of exp x and of x > 0 are nearer too.
     """
-    x = np.nan_to_num(np.asarray(run.pool.x))
+    x = np.asarray(run.pool.x, np.float64)
+    x = np.where(np.isfinite(x), x, 0.0)
     lower, median, upper = np.quantile(x[:: max(1, len(x) // 4000)], (0.25, 0.5, 0.75), axis=0)
     scale = (upper - lower) / 1.35 + 1e-30  # a normal's standard deviation
     white = np.clip((x - median) / scale, -_FARTHEST, _FARTHEST)
