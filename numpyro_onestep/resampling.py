@@ -59,7 +59,7 @@ def resample(
     # NumPy's generator, seeded by the key: permuting in JAX would compile for every size.
     rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
     sizes = np.cumsum([group.shape[1] for group in features])
-    used = features[: np.searchsorted(sizes, num * MOST_FEATURES, side="right")]
+    used = features[: int(np.searchsorted(sizes, num * MOST_FEATURES, side="right"))]
     chosen = _balanced(rng, inclusion, num, used) if used else _systematic(rng, inclusion, num)
     return rng.permutation(chosen), excess
 
@@ -84,6 +84,7 @@ def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.nda
     slack = inclusion * (1 - inclusion)
     gram = (columns * slack[:, None]).T @ columns / (slack.sum() + 1e-30)
     factor = cho_factor(gram + 1e-6 * np.eye(len(gram)))
+    last = _LAST_ROUND * len(gram)
 
     missing = inclusion @ columns
     left, inclusion = np.arange(len(inclusion)), inclusion.copy()
@@ -94,7 +95,7 @@ def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.nda
         inclusion += np.clip(
             slack * tilt, -_LARGEST_TILT * inclusion, _LARGEST_TILT * (1 - inclusion)
         )
-        now = num // 2 if num // 2 >= _LAST_ROUND * columns.shape[1] else num
+        now = num // 2 if num // 2 >= last else num
         share = now / inclusion.sum()
         taken = _systematic(rng, inclusion, now)
         chosen.append(left[taken])

@@ -209,6 +209,26 @@ def test_discrete_latent_sites_are_refused_by_name():
     refuse(model, ValueError, "'z' is discrete.*MixtureSameFamily", jnp.ones(2))
 
 
+def test_latent_sites_of_known_value_are_refused_by_name():
+    def model():
+        numpyro.sample("x", dist.Normal(0, 1))
+        numpyro.sample("at", dist.Delta(1.0))
+
+    refuse(model, ValueError, "'at' has a Delta.*numpyro.deterministic")
+
+
+def test_a_plate_that_draws_a_part_of_its_members_keeps_them():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 100))
+        with numpyro.plate("n", 10, subsample_size=2) as members:
+            numpyro.sample("y", dist.Normal(mu, 1), obs=y[members])
+
+    mu = run(model, jnp.arange(10.0)).get_samples()["mu"]
+    # As good as ten observations, all at the mean of two of the members: half an integer.
+    assert abs(float(mu.std()) - 10**-0.5) < 0.05
+    assert abs(float(mu.mean()) * 2 - round(float(mu.mean()) * 2)) < 0.2
+
+
 def test_data_that_no_parameter_explains_are_refused():
     refuse(normal, ValueError, "not finite at any of 100", y=jnp.array([1.0, jnp.nan]))
 
