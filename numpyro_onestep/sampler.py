@@ -34,7 +34,7 @@ from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # Where the step budget is free, one step more is tried if the weights are worth less than the first
 # share of the pool, or less than the second and Pareto k may be above its limit.
-_ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.5
+_ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
 # Starts beside the first that the base's fit descends from.
 _MOST_OTHER_STARTS = 3
 

@@ -20,7 +20,7 @@ class Settings:
     - `num_samples`: posterior draws that `run` leaves behind. Default 4000.
     - `num_flow_steps`: steps k of the deterministic flow that makes a draw: one network evaluation
       each. Must divide `num_grid_steps`. Default None: 1, and where the weights of its pool are
-      worth less than 15% of it (less than half with Pareto k near its limit or above), training
+      worth less than 15% of it (less than 60% with Pareto k near its limit or above), training
       begins again with 2 (up to 128 dimensions).
     - `correction`: `"psis"` (default) draws a pool, weighs it exactly, Pareto-smooths the weights
       and resamples without replacement; `"imh"` runs independence Metropolis-Hastings through the
