@@ -90,8 +90,8 @@ def main() -> None:
             values = np.asarray(posterior.parameters(figures["draws"]), np.float64)
             seconds = time.perf_counter() - clock
             mean_error = np.abs((values.mean(0) - mean) / sd).max()
-            label = method if method == "NUTS" else f"OneStep, correction={method}"
             log_sd_error = np.abs(np.log(values.std(0) / sd)).max()
+            label = method if method == "NUTS" else f"OneStep, correction={method}"
             lines.append(
                 f"| {name} | {label} | {seed} | {_cell(figures['r_hat'], '.4f')} | "
                 f"{_cell(figures['min_ess'], '.0f')} | {_cell(figures['divergences'], 'd')} | "

@@ -105,7 +105,8 @@ def explore(
         log_weights = step * rate
         log_evidence += logsumexp(log_weights) - np.log(len(rate))
         done = min(done + step, 1.0)
-        x = jnp.asarray(x)[systematic(rng, np.exp(log_weights - logsumexp(log_weights)))]
+        weights = np.exp(log_weights - logsumexp(log_weights))
+        x = jnp.asarray(x)[systematic(rng, weights, len(weights))]
         tempered = Tempered(potential, reference, jnp.asarray(done, start.dtype))
         whitened = WhitenedPotential(tempered, _spread(x))
         sizes = np.asarray([0.3 * step_size, step_size], start.dtype)

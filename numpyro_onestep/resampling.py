@@ -60,18 +60,16 @@ def resample(
     rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
     sizes = np.cumsum([group.shape[1] for group in features])
     used = features[: int(np.searchsorted(sizes, num * MOST_FEATURES, side="right"))]
-    chosen = _balanced(rng, inclusion, num, used) if used else _systematic(rng, inclusion, num)
+    chosen = (
+        _balanced(rng, inclusion, num, used) if used else _distinct_members(rng, inclusion, num)
+    )
     return rng.permutation(chosen), excess
 
 
-def _systematic(rng: np.random.Generator, inclusion, num: int) -> np.ndarray:
+def _distinct_members(rng: np.random.Generator, inclusion, num: int) -> np.ndarray:
     """`num` members with these probabilities, which sum to `num`, in random order."""
     order = rng.permutation(len(inclusion))
-    edges = np.cumsum(inclusion[order])
-    edges *= num / edges[-1]
-    ticks = rng.uniform() + np.arange(num)
-    position = np.minimum(np.searchsorted(edges, ticks, side="right"), len(inclusion) - 1)
-    return _distinct(order[position], order)
+    return _distinct(order[systematic(rng, inclusion[order], num)], order)
 
 
 def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.ndarray:
@@ -97,7 +95,7 @@ def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.nda
         )
         now = num // 2 if num // 2 >= last else num
         share = now / inclusion.sum()
-        taken = _systematic(rng, inclusion, now)
+        taken = _distinct_members(rng, inclusion, now)
         chosen.append(left[taken])
         missing -= columns[taken].sum(0)
         num -= now
@@ -107,15 +105,18 @@ def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.nda
     return np.concatenate(chosen)
 
 
-def systematic(rng: np.random.Generator, weights: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """As many members as there are, with replacement: each its weight's share, rounded up or down.
+def systematic(
+    rng: np.random.Generator, weights: Float[np.ndarray, " n"], num: int
+) -> Int[np.ndarray, " num"]:
+    """`num` members, with replacement: each its weight's share of them, rounded up or down.
 
     Args:
         rng: a NumPy generator.
-        weights: which sum to one.
+        weights: positive.
+        num: how many.
     """
     edges = np.cumsum(weights)
-    ticks = (rng.uniform() + np.arange(len(weights))) / len(weights) * edges[-1]
+    ticks = (rng.uniform() + np.arange(num)) / num * edges[-1]
     return np.minimum(np.searchsorted(edges, ticks, side="right"), len(weights) - 1)
 
 
