@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/eight_schools.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Models, targets and trained samplers that several test files share."""
 
+import os
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,13 @@ import pytest
 
 from numpyro_onestep import OneStep
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
+
+# Each process of pytest-xdist on a core of its own, before JAX counts its threads: two JAX processes
+# whose threads share the cores wait for each other far longer than either works.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+if WORKER and hasattr(os, "sched_setaffinity"):
+    CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {CORES[int(WORKER) % len(CORES)]})
 
 EFFECT = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 STD_ERROR = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
