@@ -11,24 +11,29 @@ components as long as the log density of the other half rises.
 
 import warnings
 
+import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from numpyro_onestep.base import BaseFit, noise_elbo
+from numpyro_onestep.compilation import compiled
 from numpyro_onestep.exploration import Population
 from numpyro_onestep.noise import AbstractNoise, NormalMixture, ProductMixture, normal_mixture
 from numpyro_onestep.potential import AbstractPotential
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
-_MOST_COMPONENTS = 128
+_MOST_COMPONENTS = 256
 _MOST_COMPONENTS_EACH = 8  # of a coordinate
 # Components are doubled until the other half's mean log density gains less than this (nats).
 _SMALLEST_GAIN = 0.005
 # Particles that a component needs, in units of its number of parameters.
 _PARTICLES_PER_PARAMETER = 2
+# A product can have a thousandth of its draws where the target has none: enough for some of them.
+_ELBO_BATCHES = 16
 
 
 def fit_mixture(
@@ -54,8 +59,14 @@ def fit_mixture(
     fits = []
     for noise in mixtures:
         whitened = WhitenedPotential(potential, base, noise)
-        fits.append((whitened, BaseFit(base, noise_elbo(whitened, rng_key))))
+        fits.append((whitened, BaseFit(base, _elbo(whitened, rng_key))))
     return max(fits, key=lambda fit: float(fit[1].elbo))
+
+
+@compiled
+def _elbo(whitened: WhitenedPotential, rng_key: PRNGKeyArray) -> Float[Array, ""]:
+    keys = jr.split(rng_key, _ELBO_BATCHES)
+    return jnp.mean(jax.lax.map(lambda key: noise_elbo(whitened, key), keys))
 
 
 def _normal_mixture(fitted, judged, dtype) -> NormalMixture:

@@ -15,7 +15,9 @@ from numpyro_onestep.potential import AbstractPotential
 
 # Descents start this far from where the model starts, in every coordinate; those of later batches
 # so many times the modes' own spread from their middle, to look between them and beyond them.
-_START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
+_START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
+# From so far a descent may stop anywhere: only those that arrive say something.
+_FAR = 1000.0
 _SPREADS = (0.5, 1.0, 1.0, 2.0, 5.0)
 _STARTS_PER_SCALE = 80
 _DESCENT_STEPS = 100
@@ -23,7 +25,7 @@ _DESCENT_STEPS = 100
 # than half a mode is left to find.
 _MOST_BATCHES = 12
 _QUIET_BATCHES = 3
-_ENOUGH_MODES = 128  # beyond which more would not be listed
+_ENOUGH_MODES = 256  # beyond which more would not be listed
 # Two ends are one mode within so many standard deviations of the Gaussian at the better one.
 _SAME = 2.0
 # A descent has arrived when a Newton step would move it by less than this, in those units.
@@ -36,7 +38,7 @@ class Modes(NamedTuple):
     loc: Float[np.ndarray, "m d"]
     scale_tril: Float[np.ndarray, "m d d"]
     log_mass: Float[np.ndarray, " m"]  # nats
-    ends: Float[np.ndarray, "n d"]  # of all descents, arrived or not
+    ends: Float[np.ndarray, "n d"]  # of the descents, arrived or not; of the farthest, arrived
 
 
 def find_modes(
@@ -50,7 +52,8 @@ def find_modes(
         radii = jnp.repeat(jnp.asarray(scales, start.dtype), _STARTS_PER_SCALE)
         noise = jr.normal(jr.fold_in(rng_key, len(found)), (radii.size, start.size), start.dtype)
         batch = _descents(potential, middle + radii[:, None] * spread * noise)
-        found.append(tuple(np.asarray(part, np.float64) for part in batch))
+        parts = tuple(np.asarray(part, np.float64) for part in batch)
+        found.append((*parts, np.asarray(radii) >= _FAR))
         parts = (np.concatenate(parts) for parts in zip(*found, strict=True))
         modes, times_found = _distinct(*parts)
         num = len(modes.loc)
@@ -76,7 +79,7 @@ def unseen(times_found: list[int]) -> float:
     return once * (once - 1) / (2 * (twice + 1))
 
 
-def _distinct(ends, energy, gradient, curvature) -> tuple[Modes, list[int]]:
+def _distinct(ends, energy, gradient, curvature, far) -> tuple[Modes, list[int]]:
     """The distinct minima, and how often each was found.
 
     An end where the curvature is not positive, or from where Newton's step would lead away, is no
@@ -87,6 +90,8 @@ def _distinct(ends, energy, gradient, curvature) -> tuple[Modes, list[int]]:
     eigenvalues, vectors = np.linalg.eigh(curvature)
     newton = np.einsum("nij,ni->nj", vectors, gradient) / np.sqrt(np.maximum(eigenvalues, 1e-30))
     good = (eigenvalues[:, 0] > 1e-8 * eigenvalues[:, -1]) & ((newton**2).sum(1) < _ARRIVED**2)
+    telling = ~far
+    telling[fine] |= good
     loc, energy, curvature, eigenvalues = (v[good] for v in (loc, energy, curvature, eigenvalues))
     d = loc.shape[1]
     log_mass = -energy + 0.5 * d * np.log(2 * np.pi) - 0.5 * np.log(eigenvalues).sum(1)
@@ -102,7 +107,7 @@ def _distinct(ends, energy, gradient, curvature) -> tuple[Modes, list[int]]:
     kept = sorted(times_found, key=lambda index: -log_mass[index])
     covariance = np.linalg.inv(curvature[kept])
     scale_tril = np.linalg.cholesky(0.5 * (covariance + covariance.transpose(0, 2, 1)))
-    modes = Modes(loc[kept], scale_tril, log_mass[kept], ends)
+    modes = Modes(loc[kept], scale_tril, log_mass[kept], ends[telling])
     return modes, [times_found[index] for index in kept]
 
 

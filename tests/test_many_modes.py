@@ -114,6 +114,25 @@ def test_modes_far_beyond_the_first_starts_are_found():
         assert len(set(nearest)) == 40
 
 
+def test_rare_modes_hundreds_of_widths_apart():
+    """No grid of them: a product of mixtures would have a fourth, where the target has nothing."""
+    loc = jnp.array([[0.0, 0.0], [1000.0, 0.0], [0.0, -500.0]])
+    weights = jnp.array([0.9, 0.05, 0.05])
+
+    def potential(x):
+        log_density = -0.5 * jnp.sum((x - loc) ** 2, axis=1) - jnp.log(2 * jnp.pi)
+        return -jax.nn.logsumexp(jnp.log(weights) + log_density)
+
+    sampler = OneStep(potential_fn=potential, many_modes=True, progress_bar=False)
+    sampler.run(jr.key(0), init_params=jnp.zeros(2))
+    assert -0.05 < sampler.elbo < 4 * sampler.elbo_std_error
+    assert abs(sampler.log_evidence) < 0.02
+    x = np.asarray(sampler.get_samples())
+    shares = [(x[:, 0] > 500).mean(), (x[:, 1] < -250).mean()]
+    # Weights of the pool's 40,000 draws and a resampling of 4000: twice the latter's error.
+    np.testing.assert_allclose(shares, 0.05, atol=5 * np.sqrt(2 * 0.05 * 0.95 / 4000))
+
+
 def test_too_many_dimensions_to_explore_are_refused():
     sampler = OneStep(
         potential_fn=lambda x: 0.5 * jnp.sum(x**2), many_modes=True, progress_bar=False
