@@ -59,14 +59,10 @@ def table(rows: list[dict], columns: dict) -> str:
     return "\n".join(lines)
 
 
-def write(output: Path = OUTPUT) -> None:
-    """The page and its picture."""
-    stored = json.loads(output.read_text())
-    order = list(targets())
-    rows = sorted(stored["results"], key=lambda r: (order.index(r["target"]), r["k"], r["seed"]))
+def ordered(rows: list[dict], order: list[str]) -> list[dict]:
+    """By target, budget and seed, with what follows from a known log Z."""
     for row in rows:
-        known = row["log_z"] is not None
-        if not known:
+        if row["log_z"] is None:
             row.pop("log_z")
             continue
         row["gap"] = row["log_z"] - row["elbo"]
@@ -74,6 +70,13 @@ def write(output: Path = OUTPUT) -> None:
         upper = row.get("eubo", row.get("upper"))
         if upper is not None:
             row["above"] = upper - row["log_z"]
+    return sorted(rows, key=lambda row: (order.index(row["target"]), row["k"], row["seed"]))
+
+
+def write(output: Path = OUTPUT) -> None:
+    """The page and its picture."""
+    stored = json.loads(output.read_text())
+    rows = ordered(stored["results"], list(targets()))
     exact = [row for row in rows if "distance" in row]
     names = dict.fromkeys(row["target"] for row in rows)
     lines = [f"| {n} | {PUBLISHED[n][0]} | {PUBLISHED[n][1]} |" for n in names if n in PUBLISHED]

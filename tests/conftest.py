@@ -13,7 +13,7 @@ import pytest
 from numpyro_onestep import OneStep
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
 
-# Each process of pytest-xdist on a core of its own, before JAX counts its threads: two JAX processes
+# Each process of pytest-xdist on a core of its own, before JAX counts its threads: two processes
 # whose threads share the cores wait for each other far longer than either works.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
 if WORKER and hasattr(os, "sched_setaffinity"):
