@@ -23,8 +23,6 @@ from numpyro_onestep.whitening import WhitenedPotential
 _LEAPFROG_STEPS = 8
 # Step sizes in whitened units vary from step to step: a neck needs small ones.
 _STEP_SIZES = (0.08, 0.45)
-# Rounds of moves: on as long as the draws differ from the first ones.
-_MOST_ROUNDS = 4
 # A change of a log standard deviation below the first number is nothing.  Above it, it is worth
 # another round if so many standard errors large, and proof that the draws were wrong if more.
 _SMALLEST_SHIFT, _SUSPECTED, _PROVEN = 0.04, 2.5, 4.0
@@ -41,7 +39,11 @@ class Moved(NamedTuple):
 
 
 def move_until_level(
-    potential: WhitenedPotential, x: Float[Array, "n d"], rng_key: PRNGKeyArray, num_steps: int
+    potential: WhitenedPotential,
+    x: Float[Array, "n d"],
+    rng_key: PRNGKeyArray,
+    num_steps: int,
+    most_rounds: int,
 ) -> Moved:
     """Rounds of `num_steps` moves, a second and more only where the first change the draws' spread.
 
@@ -49,7 +51,7 @@ def move_until_level(
     """
     at, taken, proven = x, 0, 0.0
     suspected = max(_SUSPECTED, NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / x.shape[1]))
-    for index in range(_MOST_ROUNDS):
+    for index in range(most_rounds):
         at = move(potential, at, jr.fold_in(rng_key, index), num_steps)
         taken += num_steps
         proven = spread_shift(x, at, _PROVEN)

@@ -9,6 +9,8 @@ _CORRECTIONS = ("psis", "imh", "nuts", None)
 
 # Up to here the network is wide, and a second step is tried where one is not enough.
 _MODERATE_DIMENSION = 128
+# Beyond, moves cost more than they mend: as a rule every one of its d terms takes d operations.
+_HIGH_DIMENSION = 512
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Settings:
       with `correction="nuts"`. Default False.
     - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
       above 0.4 and the gap above 0.01 nats, and up to four times as many as long as these change
-      their spread; 0 leaves them where they are. Default 25.
+      their spread; 0 leaves them where they are. Default None: 25, and above 512 dimensions, where
+      a step takes long, 25 * 512 / d and no more.
     - `pool_size`: draws weighed for the evidence and the correction. Default 10 a sample.
     - `batch_bytes`: memory that one batch of Jacobians may take. Default 64 MiB.
     - `progress_bar`: show one while training. Default True.
@@ -79,7 +82,7 @@ class Settings:
     num_flow_steps: int | None = None
     correction: Correction = "psis"
     many_modes: bool = False
-    num_moves: int = 25
+    num_moves: int | None = None
     pool_size: int | None = None
     batch_bytes: int = 2**26
     progress_bar: bool = True
@@ -123,13 +126,18 @@ class Settings:
             _require(name, getattr(self, name), "zero or a positive number", lambda v: v >= 0)
         for name in ("ema_decay", "tail_fraction"):
             _require(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
-        for name in ("num_distillation_steps", "num_moves"):
-            _require(
-                name,
-                getattr(self, name),
-                "zero or a positive integer",
-                lambda v: v == 0 or _is_count(v),
-            )
+        _require(
+            "num_distillation_steps",
+            self.num_distillation_steps,
+            "zero or a positive integer",
+            lambda v: v == 0 or _is_count(v),
+        )
+        _require(
+            "num_moves",
+            self.num_moves,
+            "None, zero or a positive integer",
+            lambda v: v is None or v == 0 or _is_count(v),
+        )
         _require(
             "width",
             self.width,
@@ -186,6 +194,12 @@ class Settings:
     def network_width(self, d: int) -> int:
         """Units of the hidden layer in d dimensions."""
         return self.width or (256 if d <= _MODERATE_DIMENSION else 64)
+
+    def moves(self, d: int) -> tuple[int, int]:
+        """Steps of a round of moves in d dimensions, and the most rounds."""
+        rounds = 4 if d <= _HIGH_DIMENSION or self.num_moves is not None else 1
+        steps = max(1, round(25 * min(1, _HIGH_DIMENSION / d)))
+        return (steps if self.num_moves is None else self.num_moves), rounds
 
     def step_budgets(self, d: int) -> tuple[int, ...]:
         """The numbers of flow steps to try, one after the other, in d dimensions."""

@@ -30,8 +30,9 @@ def psis(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
     result = Corrected(run.pool.x[chosen], line, chosen=chosen, capped_share=capped_share)
     gap = run.evidence.log_evidence - run.evidence.elbo
     heavy = run.evidence.pareto_k > _LIGHT_TAIL
-    if settings.num_moves and heavy and NEGLIGIBLE_GAP < gap < math.inf:
-        moved = move_until_level(run.potential, result.x, rng_key, settings.num_moves)
+    num_moves, most_rounds = settings.moves(result.x.shape[1])
+    if num_moves and heavy and NEGLIGIBLE_GAP < gap < math.inf:
+        moved = move_until_level(run.potential, result.x, rng_key, num_moves, most_rounds)
         result.x, result.num_moves, result.shift = moved
         result.chosen = None
         result.line += f", then moved by {result.num_moves} steps of HMC"
