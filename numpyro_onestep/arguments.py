@@ -1,5 +1,6 @@
 """Arguments of a model that are no arrays, as static parts of a pytree."""
 
+import io
 import pickle
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -7,6 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import PyTree
+
+
+class _ByIdentity(pickle.Pickler):
+    """Functions and classes by what they are: by name a redefined one would equal the old one."""
+
+    def persistent_id(self, obj):
+        return id(obj) if isinstance(obj, (FunctionType, type)) else None
 
 
 class Constant:
@@ -24,7 +32,9 @@ class Constant:
             self._key = id(value)
         else:
             try:
-                self._key = type(value), pickle.dumps(value)
+                buffer = io.BytesIO()
+                _ByIdentity(buffer).dump(value)
+                self._key = type(value), buffer.getvalue()
             except Exception:  # whatever its class raises
                 self._key = object()
 

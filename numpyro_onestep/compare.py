@@ -167,8 +167,10 @@ def compare_with_nuts(
         progress_bar=progress_bar,
     )
     if init_params is not None:
-        # MCMC wants a start for each chain.
-        init_params = jax.tree.map(lambda leaf: jax.numpy.stack([leaf] * num_chains), init_params)
+        init_params = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, float), init_params)
+        if num_chains > 1:  # then MCMC wants a start for each
+            stacked = jax.numpy.stack
+            init_params = jax.tree.map(lambda leaf: stacked([leaf] * num_chains), init_params)
     clock = time.perf_counter()
     mcmc.run(rng_key, *args, init_params=init_params, extra_fields=("diverging",), **kwargs)
     draws = jax.block_until_ready(mcmc.get_samples(group_by_chain=True))

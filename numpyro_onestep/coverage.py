@@ -82,7 +82,11 @@ def find_missed(
     suspects = ends[pool.away(ends)]
     if len(suspects) == 0:
         return None
-    usual = _energies(potential, draws[:num_judged]).mean()
+    energies = _energies(potential, draws[:num_judged])
+    energies = energies[np.isfinite(energies)]
+    if len(energies) == 0:
+        return None
+    usual = energies.mean()
     d = draws.shape[1]
     suspects = suspects[_energies(potential, suspects) - usual + d / 2 < _HOPELESS + d]
     if len(suspects) == 0:

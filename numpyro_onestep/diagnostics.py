@@ -21,6 +21,8 @@ GOOD_PARETO_K = 0.5
 # A fold counts the weight around it twice: this much of it moves the log evidence by a few times
 # 0.001 nats, below its Monte Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
+# The log density may be known to this (nats): with the rounding of its sum that is some 0.1.
+_COARSE = 0.05
 # Draws without a finite density, a share of all, and training steps that met one (of 32 draws):
 # single ones are what single precision makes of a Cholesky factor now and then.
 _NEGLIGIBLE_REJECTED = 1e-3
@@ -154,6 +156,12 @@ def check(
             f"The map folds: its determinant is negative at {folded:.2%} of the draws or of their "
             "weight, so two draws may share a point, and neither the ELBO nor the log evidence is "
             "a bound. Take num_flow_steps=4, or a smaller learning_rate."
+        )
+    if evidence.resolution > _COARSE:
+        found.append(
+            f"The log density is so large that neighbouring floats are {evidence.resolution:.2g} "
+            "nats apart: weights, ELBO and log evidence are known no better. Use 64-bit floats "
+            "(numpyro.enable_x64())."
         )
     if evidence.num_non_finite > _NEGLIGIBLE_REJECTED * evidence.num_draws:
         found.append(

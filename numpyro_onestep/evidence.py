@@ -32,6 +32,8 @@ _LARGEST_BATCH = 1000
 # Nats between the log evidence and the ELBO: where the gap is next to nothing, so is the mass that
 # any tail can lack.
 NEGLIGIBLE_GAP = 0.01
+# ArviZ's tail is the largest fifth at most, and wants five of them.
+_FEWEST_SMOOTHED = 25
 
 
 class Pool(NamedTuple):
@@ -64,6 +66,7 @@ class Evidence(NamedTuple):
     folded_share: float
     folded_weight: float
     num_non_finite: int  # of the flow's own draws
+    resolution: float  # between neighbouring floats of the size of the log density
 
 
 @compiled
@@ -143,20 +146,21 @@ def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
     the ELBO is that of the flow with such draws rejected: its density is q divided by the share r
     of the others, so the bound is their mean log weight plus log r.
     """
-    raw = np.asarray(pool.log_weight, np.float64)
-    raw = np.where(np.isnan(raw) | (raw == np.inf), -np.inf, raw)
+    raw = without_nan(pool.log_weight)
     finite = np.isfinite(raw)
     n = len(raw)
+    sizes = abs(np.asarray(pool.log_density))
+    resolution = float(np.spacing(np.max(sizes, initial=0, where=finite)))
     own, folded = np.asarray(pool.own), np.asarray(pool.sign) < 0
     log_ratio = np.asarray(pool.log_density - pool.log_q, np.float64)[own]
     accepted = log_ratio[np.isfinite(log_ratio)]
+    num_non_finite = len(log_ratio) - len(accepted)
     smoothed, pareto_k = np.full(n, -np.inf), math.inf
     if min(finite.sum(), len(accepted)) < 2:
-        evidence = Evidence(
-            -math.inf, math.inf, -math.inf, math.inf, math.inf, 0.0, n, folded[own].mean(), 0.0, n
-        )
-        return evidence, smoothed
-    smoothed[finite], pareto_k = pareto_smooth(raw[finite])
+        nothing = -math.inf, math.inf, -math.inf, math.inf, math.inf, 0.0, n
+        folded_share = float(folded[own].mean())
+        return Evidence(*nothing, folded_share, 0.0, num_non_finite, resolution), smoothed
+    smoothed[finite], pareto_k = pareto_smooth(raw[finite], resolution)
     log_evidence = logsumexp(smoothed) - math.log(n)
     relative = np.exp(smoothed - log_evidence)
     evidence = Evidence(
@@ -169,19 +173,38 @@ def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
         num_draws=n,
         folded_share=float(folded[own].mean()),
         folded_weight=float(relative[folded].sum() / relative.sum()),
-        num_non_finite=len(log_ratio) - len(accepted),
+        num_non_finite=num_non_finite,
+        resolution=resolution,
     )
     return evidence, smoothed - logsumexp(smoothed)
 
 
-def pareto_smooth(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], float]:
+def without_nan(log_weights) -> Float[np.ndarray, " n"]:
+    """In double precision, minus infinity where a weight is not a number or infinite."""
+    values = np.asarray(log_weights, np.float64)
+    return np.where(np.isnan(values) | (values == np.inf), -np.inf, values)
+
+
+def pareto_smooth(
+    log_weights: Float[np.ndarray, " n"], resolution: float = 0.0
+) -> tuple[Float[np.ndarray, " n"], float]:
     """Pareto-smoothed log weights on their original scale, and the shape k of their tail.
 
     ArviZ does it, in either of its generations (Vehtari et al., "Pareto smoothed importance
-    sampling", JMLR 2024).  Weights that are all equal have no tail: k is then 0.
+    sampling", JMLR 2024).  Weights that are all equal have no tail: k is then 0.  Of fewer than 25
+    weights there is no tail to speak of: they stay as they are, and k is infinite.
+
+    Args:
+        log_weights: finite.
+        resolution: they are multiples of this, by rounding.  A tail of ties has no shape, so each
+            is put somewhere within it.
     """
     if np.ptp(log_weights) == 0:
         return log_weights, 0.0
+    if len(log_weights) < _FEWEST_SMOOTHED:
+        return log_weights, math.inf
+    rng = np.random.default_rng(0)
+    log_weights = log_weights + resolution * rng.uniform(-0.5, 0.5, len(log_weights))
     with np.errstate(over="ignore"):  # weights further apart than floats reach
         smoothed, k = _psislw(log_weights)
     smoothed = np.asarray(smoothed, np.float64)
@@ -189,7 +212,6 @@ def pareto_smooth(log_weights: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarra
     # that normalisation took.
     smallest = np.argmin(log_weights)
     k = float(np.asarray(k).reshape(()))
-    # A tail of fewer than five draws is left unsmoothed with k infinite or undefined.
     return smoothed + (log_weights[smallest] - smoothed[smallest]), math.inf if math.isnan(k) else k
 
 

@@ -57,8 +57,8 @@ def evidence_interval(
     values = np.asarray(log_weight, np.float64)[found]
     reached = float(found.mean())
     # One in a thousand may be lost to rounding; more is mass that the map gives no density.
-    upper = float(values.mean()) if reached > 0.999 else float("inf")
-    error = float(values.std() / np.sqrt(len(values))) if len(values) else float("inf")
+    upper = float(values.mean()) if reached >= 0.999 else float("inf")
+    error = float(values.std() / np.sqrt(len(values))) if len(values) > 1 else float("inf")
     return EvidenceInterval(evidence.elbo, evidence.elbo_std_error, upper, error, reached)
 
 
@@ -66,7 +66,9 @@ def _nearest_members(pool: Pool, potential: WhitenedPotential, x) -> Float[np.nd
     """The z of the nearest of some thousand draws, the pool's last ones, which are the widest."""
     last = slice(-min(_NUM_NEIGHBOURS, len(pool.x)), None)
     ends, members = (_whiten(potential, jnp.asarray(v)) for v in (x, pool.x[last]))
-    return np.asarray(pool.z)[last][cdist(ends, members).argmin(1)]
+    parts = np.array_split(np.asarray(ends), -(-len(ends) // 1000))
+    nearest = np.concatenate([cdist(part, members).argmin(1) for part in parts])
+    return np.asarray(pool.z)[last][nearest]
 
 
 @compiled

@@ -48,7 +48,7 @@ class Tempered(eqx.Module):
     inverse_temperature: Float[Array, ""]
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        """The tempered potential (nats); where U is infinite, so is this."""
+        """The tempered potential (nats); not finite where U is not, at b = 0 neither."""
         first, beta = -self.reference.log_density(x), self.inverse_temperature
         return (1 - beta) * first + beta * self.target(x)
 
@@ -87,8 +87,8 @@ def explore(
         num_particles: how many. Default 4000.
 
     Raises:
-        ValueError: more than 128 dimensions, or the temperature does not come down; the message
-            says what to do.
+        ValueError: more than 128 dimensions, no finite density far and wide, or the temperature
+            does not come down; the message says what to do.
     """
     require_explorable(start.size)
     key_starts, key_first, key_moves = jr.split(rng_key, 3)
@@ -101,6 +101,13 @@ def explore(
         # Between the two temperatures the log weight changes by this, times their difference.
         rate = np.asarray(_tempering_rate(potential, reference, x), np.float64)
         rate = np.where(np.isfinite(rate), rate, -np.inf)
+        if not np.isfinite(rate).any():
+            raise ValueError(
+                "many_modes: the density is zero, or not a number, at every one of "
+                f"{num_particles} points from a wide Gaussian. Transform parameters so that all of "
+                "R^d is allowed (as NumPyro's constrained distributions do), or leave many_modes "
+                "out."
+            )
         step = _next_step(rate, 1 - done)
         log_weights = step * rate
         log_evidence += logsumexp(log_weights) - np.log(len(rate))

@@ -94,7 +94,8 @@ def _product_mixture(fitted, judged, dtype) -> ProductMixture:
 def _mixture_of_modes(loc, scale_tril, y, dtype) -> NormalMixture:
     """Each particle counts for the mode under whose Gaussian it is densest."""
     equal = normal_mixture(np.zeros(len(loc)), loc, scale_tril, dtype)
-    nearest = np.asarray(jnp.argmax(equal.log_components(jnp.asarray(y, dtype)), axis=1))
+    parts = np.array_split(y.astype(dtype), -(-len(y) // 500))  # each takes n c d numbers
+    nearest = np.concatenate([np.argmax(equal.log_components(jnp.asarray(p)), 1) for p in parts])
     counts = np.bincount(nearest, minlength=len(loc)) + 0.5  # no mode is given up
     return normal_mixture(np.log(counts / counts.sum()), loc, scale_tril, dtype)
 

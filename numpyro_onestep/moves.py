@@ -68,11 +68,12 @@ def spread_shift(before: Float[Array, "n d"], after: Float[Array, "n d"], errors
     """
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
     scale_old, scale_new = old.std(0), new.std(0)
-    change = np.log(scale_new / scale_old)
-    squares = [((v - v.mean(0)) / s) ** 2 for v, s in ((old, scale_old), (new, scale_new))]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a spread of zero shows nothing
+        change = np.log(scale_new / scale_old)
+        squares = [((v - v.mean(0)) / s) ** 2 for v, s in ((old, scale_old), (new, scale_new))]
     error = 0.5 * (squares[1] - squares[0]).std(0) / len(old) ** 0.5
     real = (abs(change) > _SMALLEST_SHIFT) & (abs(change) > errors * error)
-    return float(np.max(abs(change) * real, initial=0.0))
+    return float(np.max(abs(change), initial=0.0, where=real))
 
 
 def move(

@@ -14,6 +14,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+# Numbers in the factors of as many draws as are made at once.
+_LARGEST_GATHER = 2**24
+
 
 def standard_normal_log_density(z: Float[Array, " d"]) -> Float[Array, ""]:
     """Log N(z; 0, I)."""
@@ -62,7 +65,13 @@ class NormalMixture(AbstractNoise):
         key_component, key_normal = jr.split(rng_key)
         component = jr.categorical(key_component, self.log_weights, shape=(num,))
         z = jnp.reshape(scale, (-1, 1)) * jr.normal(key_normal, (num, like.size), like.dtype)
-        return self.loc[component] + jnp.einsum("nij,nj->ni", self.scale_tril[component], z)
+        if num * like.size**2 <= _LARGEST_GATHER:
+            return self.loc[component] + jnp.einsum("nij,nj->ni", self.scale_tril[component], z)
+        size = max(1, _LARGEST_GATHER // like.size**2)
+        along = jax.lax.map(
+            lambda at: self.scale_tril[at[0]] @ at[1], (component, z), batch_size=size
+        )
+        return self.loc[component] + along
 
     def log_density(self, z, scale=1.0):
         """Log of the weighted sum of the components' densities."""

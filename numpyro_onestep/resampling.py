@@ -69,7 +69,7 @@ def resample(
 def _distinct_members(rng: np.random.Generator, inclusion, num: int) -> np.ndarray:
     """`num` members with these probabilities, which sum to `num`, in random order."""
     order = rng.permutation(len(inclusion))
-    return _distinct(order[systematic(rng, inclusion[order], num)], order)
+    return _distinct(order[systematic(rng, inclusion[order], num)], inclusion)
 
 
 def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.ndarray:
@@ -93,6 +93,10 @@ def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.nda
         inclusion += np.clip(
             slack * tilt, -_LARGEST_TILT * inclusion, _LARGEST_TILT * (1 - inclusion)
         )
+        # A clipped tilt leaves their sum a little off: those that are not certain make it good.
+        free = inclusion < 1
+        inclusion[free] *= (num - np.sum(~free)) / (inclusion[free].sum() + 1e-30)
+        inclusion = np.minimum(inclusion, 1.0)
         now = num // 2 if num // 2 >= last else num
         share = now / inclusion.sum()
         taken = _distinct_members(rng, inclusion, now)
@@ -120,9 +124,11 @@ def systematic(
     return np.minimum(np.searchsorted(edges, ticks, side="right"), len(weights) - 1)
 
 
-def _distinct(chosen: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Replace a repeat, which rounding of a certain inclusion may cause, by an unused member."""
+def _distinct(chosen: np.ndarray, inclusion: np.ndarray) -> np.ndarray:
+    """Replace a repeat, which a certain inclusion's rounding may cause, by the likeliest unused."""
     unique = np.unique(chosen)
     missing = len(chosen) - len(unique)
-    unused = np.setdiff1d(order, unique, assume_unique=True)[:missing]
-    return np.concatenate([unique, unused])
+    if missing == 0:
+        return unique
+    unused = np.setdiff1d(np.arange(len(inclusion)), unique, assume_unique=True)
+    return np.concatenate([unique, unused[np.argsort(-inclusion[unused])[:missing]]])

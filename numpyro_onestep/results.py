@@ -22,6 +22,7 @@ from numpyro_onestep.evidence import (
     log_density,
     map_in_batches,
     summarise,
+    without_nan,
 )
 from numpyro_onestep.evidence_interval import EvidenceInterval, evidence_interval
 from numpyro_onestep.potential import AbstractPotential, ModelPotential, Site
@@ -32,6 +33,7 @@ from numpyro_onestep.whitening import WhitenedPotential
 
 # Draws constrained at a time: bounds the memory that a model's deterministic sites may take.
 _CONSTRAIN_BATCH = 1000
+_FEWEST_SUMMARISED = 4  # NumPyro halves a chain, and asks each half for two
 
 
 @dataclass
@@ -85,11 +87,11 @@ class Results:
 
         Nine in ten are the flow's own draws, the last tenth is drawn a little wider (none with
         `correction=None`); the weights are those of the two together, and their log mean estimates
-        the log evidence.
+        the log evidence.  Minus infinity where the density is zero or not a number.
         """
         run = self._ran()
         assert run.pool is not None
-        return self._constrain(run.pool.x), np.asarray(run.pool.log_weight)
+        return self._constrain(run.pool.x), without_nan(run.pool.log_weight)
 
     def sample(self, rng_key: PRNGKeyArray, num_samples: int) -> PyTree:
         """Further draws from the trained flow: `num_flow_steps` evaluations each, no training.
@@ -276,7 +278,8 @@ class Results:
         """
         run, evidence = self._ran(), self._evidence
         grouped = inference_data.flatten_names(self.get_samples(group_by_chain=True))
-        print_summary(grouped, prob=prob, group_by_chain=True)
+        if next(iter(grouped.values())).shape[1] >= _FEWEST_SUMMARISED:
+            print_summary(grouped, prob=prob, group_by_chain=True)
         threshold = diagnostics.pareto_k_threshold(evidence.num_draws)
         rows = [
             ("ELBO", f"{self.elbo:.3f} +- {self.elbo_std_error:.3f} nats"),

@@ -89,6 +89,25 @@ def test_equal_weights_have_no_tail():
     assert evidence.ess == pytest.approx(100)
 
 
+@pytest.mark.parametrize("sd", [0.0005, 0.002, 0.01])
+def test_weights_that_rounding_makes_equal_have_no_tail(sd):
+    """Of a log density of 1e5 single precision keeps multiples of 0.0078 nats."""
+    rng = np.random.default_rng(0)
+    log_density = jnp.asarray(1e5 + rng.normal(0, sd, 40_000), jnp.float32)
+    evidence, _ = summarise(pool_of(log_density))
+    assert evidence.pareto_k < 0.4
+    assert evidence.log_evidence == pytest.approx(1e5, abs=0.0078)
+    assert evidence.resolution == pytest.approx(2**-7)
+
+
+@pytest.mark.parametrize("num", [2, 5, 24])
+def test_too_few_weights_for_a_tail_stay_as_they_are(num):
+    log_w = np.linspace(0, 1, num)
+    smoothed, k = pareto_smooth(log_w)
+    np.testing.assert_array_equal(smoothed, log_w)
+    assert k == math.inf
+
+
 def test_folds_and_impossible_draws_are_counted():
     log_w = jnp.where(jnp.arange(200) % 50 == 0, -jnp.inf, jnp.linspace(0, 0.1, 200))
     sign = jnp.where(jnp.arange(200) < 10, -1.0, 1.0)

@@ -1,8 +1,9 @@
 import arviz as az
+import jax
 import numpy as np
 import pytest
 
-from numpyro_onestep import compare_with_nuts
+from numpyro_onestep import OneStep, OneStepWarning, compare_with_nuts
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,19 @@ def test_arviz_plots(data):
         az.plot_dist(data, var_names=["mu"], backend="matplotlib")
 
 
-def test_side_by_side_with_nuts(schools, tmp_path):
-    import jax
+def test_one_chain_of_nuts_beside_a_potential():
+    def potential(x):
+        return 0.5 * (x["a"][1] - 3) ** 2 + 0.5 * x["a"][0] ** 2
 
+    sampler = OneStep(potential_fn=potential, max_steps=100, progress_bar=False)
+    with pytest.warns(OneStepWarning, match="max_steps"):
+        sampler.run(jax.random.key(0), init_params={"a": jax.numpy.array([0, 0])})
+    comparison = compare_with_nuts(sampler, jax.random.key(1), num_chains=1, num_samples=1000)
+    assert comparison.nuts["a"].shape == (1000, 2)
+    np.testing.assert_allclose(comparison.nuts["a"].mean(0), [0, 3], atol=0.3)
+
+
+def test_side_by_side_with_nuts(schools, tmp_path):
     comparison = compare_with_nuts(schools, jax.random.key(1), num_samples=500, num_warmup=500)
     rows = {row["name"]: row for row in comparison.rows()}
     assert len(rows) == 18

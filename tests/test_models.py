@@ -6,6 +6,7 @@ tested where log evidences are known.
 
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import pytest
 from numpyro.infer.reparam import LocScaleReparam
 
 from numpyro_onestep import OneStep
+from numpyro_onestep.arguments import Constant
 
 QUICK = {
     "num_samples": 200,
@@ -207,6 +209,27 @@ def test_discrete_latent_sites_are_refused_by_name():
         numpyro.sample("y", dist.Normal(z, numpyro.sample("s", dist.HalfNormal(1))), obs=y)
 
     refuse(model, ValueError, "'z' is discrete.*MixtureSameFamily", jnp.ones(2))
+
+
+def test_functions_redefined_inside_an_argument_are_other_functions():
+    def redefined(source):
+        namespace = {"__name__": "a_notebook"}
+        exec(source, namespace)
+        return partial(namespace["link"], 2.0)
+
+    first = redefined("def link(a, x): return a * x")
+    assert Constant(first) == Constant(first)
+    assert Constant(first) != Constant(redefined("def link(a, x): return a + x"))
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 3])
+def test_as_few_draws_as_one(num_samples, capsys):
+    settings = {**QUICK, "num_samples": num_samples, "pool_size": None}
+    sampler = OneStep(normal, **settings)
+    sampler.run(jr.key(0), jnp.ones(2))
+    assert sampler.get_samples()["mu"].shape == (num_samples,)
+    sampler.print_summary()
+    assert "log evidence" in capsys.readouterr().out
 
 
 def test_latent_sites_of_known_value_are_refused_by_name():

@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -314,6 +315,19 @@ def test_steps_that_fold_the_map_are_undone():
     )
     collect(sampler, init_params=jnp.zeros(3))
     assert sampler.folded_share == 0
+
+
+def test_a_log_density_too_large_for_single_precision_is_said_so():
+    def potential(x, constant):
+        return 0.5 * jnp.sum(x**2) + constant
+
+    fine = OneStep(potential_fn=partial(potential, constant=1e5), progress_bar=False)
+    fine.run(jr.key(0), init_params=jnp.ones(3))  # no warning, though many weights are ties
+    log_z = 1.5 * np.log(2 * np.pi)
+    assert fine.log_evidence + 1e5 == pytest.approx(log_z, abs=0.01)
+    coarse = OneStep(potential_fn=partial(potential, constant=1e7), progress_bar=False)
+    with pytest.warns(OneStepWarning, match="enable_x64"):
+        coarse.run(jr.key(0), init_params=jnp.ones(3))
 
 
 def test_runs_in_double_precision(x64):
