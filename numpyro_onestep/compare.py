@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 from numpyro.diagnostics import summary
@@ -167,10 +168,12 @@ def compare_with_nuts(
         progress_bar=progress_bar,
     )
     if init_params is not None:
-        init_params = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, float), init_params)
-        if num_chains > 1:  # then MCMC wants a start for each
-            stacked = jax.numpy.stack
-            init_params = jax.tree.map(lambda leaf: stacked([leaf] * num_chains), init_params)
+        # MCMC wants a start for each of several chains, and of one chain the start itself.
+        copies = (num_chains,) if num_chains > 1 else ()
+        init_params = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(jnp.asarray(leaf, float), (*copies, *jnp.shape(leaf))),
+            init_params,
+        )
     clock = time.perf_counter()
     mcmc.run(rng_key, *args, init_params=init_params, extra_fields=("diverging",), **kwargs)
     draws = jax.block_until_ready(mcmc.get_samples(group_by_chain=True))

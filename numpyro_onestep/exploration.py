@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 from numpyro_onestep.compilation import compiled
-from numpyro_onestep.evidence import map_in_batches
+from numpyro_onestep.evidence import map_in_batches, without_nan
 from numpyro_onestep.modes import Modes, find_modes
 from numpyro_onestep.moves import hamiltonian_steps
 from numpyro_onestep.noise import NormalMixture, normal_mixture
@@ -99,8 +99,7 @@ def explore(
     rng = np.random.default_rng(np.asarray(jr.key_data(key_moves)))
     for index in range(_MOST_TEMPERATURES):
         # Between the two temperatures the log weight changes by this, times their difference.
-        rate = np.asarray(_tempering_rate(potential, reference, x), np.float64)
-        rate = np.where(np.isfinite(rate), rate, -np.inf)
+        rate = without_nan(_tempering_rate(potential, reference, x))
         if not np.isfinite(rate).any():
             raise ValueError(
                 "many_modes: the density is zero, or not a number, at every one of "
