@@ -91,10 +91,10 @@ def explore(
             does not come down; the message says what to do.
     """
     require_explorable(start.size)
-    key_starts, key_first, key_moves = jr.split(rng_key, 3)
+    key_starts, key_first, key_moves = (jr.fold_in(rng_key, index) for index in range(3))
     modes = find_modes(potential, start, key_starts)
     reference = _first_distribution(modes, base, start.dtype)
-    x = reference.sample(key_first, num_particles, start)
+    x = _draws(reference, key_first, num_particles, start)
     done, log_evidence, step_size = 0.0, 0.0, 0.3
     rng = np.random.default_rng(np.asarray(jr.key_data(key_moves)))
     for index in range(_MOST_TEMPERATURES):
@@ -140,6 +140,11 @@ def _first_distribution(modes: Modes, base: GaussianBase, dtype) -> NormalMixtur
         loc = np.concatenate([loc, modes.loc])
         scale_tril = np.concatenate([scale_tril, _INFLATION * modes.scale_tril])
     return normal_mixture(np.log(weights), loc, scale_tril, dtype)
+
+
+@compiled
+def _draws(reference: NormalMixture, rng_key: PRNGKeyArray, num: int, like: Float[Array, " d"]):
+    return reference.sample(rng_key, num, like)
 
 
 @compiled

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from numpyro_onestep.base import BaseFit, noise_elbo
 from numpyro_onestep.compilation import compiled
+from numpyro_onestep.evidence import map_in_batches
 from numpyro_onestep.exploration import Population
 from numpyro_onestep.noise import AbstractNoise, NormalMixture, ProductMixture, normal_mixture
 from numpyro_onestep.potential import AbstractPotential
@@ -94,10 +95,15 @@ def _product_mixture(fitted, judged, dtype) -> ProductMixture:
 def _mixture_of_modes(loc, scale_tril, y, dtype) -> NormalMixture:
     """Each particle counts for the mode under whose Gaussian it is densest."""
     equal = normal_mixture(np.zeros(len(loc)), loc, scale_tril, dtype)
-    parts = np.array_split(y.astype(dtype), -(-len(y) // 500))  # each takes n c d numbers
-    nearest = np.concatenate([np.argmax(equal.log_components(jnp.asarray(p)), 1) for p in parts])
+    nearest = np.asarray(_nearest(equal, y.astype(dtype)))
     counts = np.bincount(nearest, minlength=len(loc)) + 0.5  # no mode is given up
     return normal_mixture(np.log(counts / counts.sum()), loc, scale_tril, dtype)
+
+
+@compiled
+def _nearest(mixture: NormalMixture, y: Float[Array, "n d"]) -> Int[Array, " n"]:
+    """The component of highest density, its weight left out; each draw takes c d numbers."""
+    return map_in_batches(lambda at: jnp.argmax(mixture.log_components(at[None])[0]), y, 500)
 
 
 def _best(fitted, judged, most: int) -> tuple[float, GaussianMixture]:

@@ -3,10 +3,9 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from numpyro_onestep.base import descend
 from numpyro_onestep.compilation import compiled
@@ -46,27 +45,35 @@ def find_modes(
 ) -> Modes:
     """Descend from around `start` at several distances, and keep what is a minimum."""
     found: list[tuple[np.ndarray, ...]] = []
-    middle, spread = start, jnp.ones_like(start)
-    scales, known, quiet = _START_SCALES, 0, 0
+    middle, spread = np.asarray(start), np.ones_like(start)
+    scales, known, quiet, num_batches = _START_SCALES, 0, 0, 0
     while True:
-        radii = jnp.repeat(jnp.asarray(scales, start.dtype), _STARTS_PER_SCALE)
-        noise = jr.normal(jr.fold_in(rng_key, len(found)), (radii.size, start.size), start.dtype)
-        batch = _descents(potential, middle + radii[:, None] * spread * noise)
-        parts = tuple(np.asarray(part, np.float64) for part in batch)
-        found.append((*parts, np.asarray(radii) >= _FAR))
+        for scale in scales:
+            index = np.asarray(len(found))
+            batch = _descents(potential, middle, scale * spread, rng_key, index)
+            parts = tuple(np.asarray(part, np.float64) for part in batch)
+            found.append((*parts, np.full(len(parts[0]), scale >= _FAR)))
+        num_batches += 1
         parts = (np.concatenate(parts) for parts in zip(*found, strict=True))
         modes, times_found = _distinct(*parts)
         num = len(modes.loc)
         quiet = quiet + 1 if num == known else 0
         known = num
         enough = quiet >= _QUIET_BATCHES and unseen(times_found) < 0.5
-        if enough or num > _ENOUGH_MODES or len(found) == _MOST_BATCHES:
+        if enough or num > _ENOUGH_MODES or num_batches == _MOST_BATCHES:
             return modes
         if num > 0:
             own = np.sqrt((modes.scale_tril**2).sum(2)).max(0)
-            middle = jnp.asarray(0.5 * (modes.loc.min(0) + modes.loc.max(0)), start.dtype)
-            spread = jnp.asarray(0.5 * np.ptp(modes.loc, axis=0) + own, start.dtype)
+            middle = (0.5 * (modes.loc.min(0) + modes.loc.max(0))).astype(start.dtype)
+            spread = (0.5 * np.ptp(modes.loc, axis=0) + own).astype(start.dtype)
             scales = _SPREADS
+
+
+def compile_ahead(
+    potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
+) -> None:
+    """Begin to compile what `find_modes` will need from a start of such a shape."""
+    _descents.ahead(potential, np.asarray(start), np.ones_like(start), rng_key, np.asarray(0))
 
 
 def unseen(times_found: list[int]) -> float:
@@ -116,12 +123,20 @@ def _distances(apart, curvature):
 
 
 @compiled
-def _descents(potential: AbstractPotential, starts: Float[Array, "n d"]):
+def _descents(
+    potential: AbstractPotential,
+    middle: Float[Array, " d"],
+    spread: Float[Array, " d"],
+    rng_key: PRNGKeyArray,
+    index: Int[Array, ""],
+):
     """Ends of the descents, and value, gradient and Hessian there."""
+    shape = _STARTS_PER_SCALE, middle.size
+    noise = jr.normal(jr.fold_in(rng_key, index), shape, middle.dtype)
 
     def one(at):
         end = descend(potential, at, _DESCENT_STEPS).path[-1]
         energy, gradient = jax.value_and_grad(potential)(end)
         return end, energy, gradient, hessian(potential, end)
 
-    return jax.lax.map(one, starts, batch_size=min(100, len(starts)))
+    return jax.vmap(one)(middle + spread * noise)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
-from numpyro_onestep import base, diagnostics, training
+from numpyro_onestep import base, diagnostics, modes, training
 from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
@@ -169,10 +169,13 @@ class OneStep(Results):
     ) -> None:
         """Begin to compile in another thread what the run comes to by and by."""
         settings = self.settings
-        if settings.many_modes or start.size > LARGEST_MATCHED:
-            return  # the noise, or the base, may be another by then
+        if start.size > LARGEST_MATCHED:
+            return  # the base may be another by then
         eqx.filter_eval_shape(potential, start)  # traces the model, in this thread
         base.compile_ahead(potential, start, key)
+        if settings.many_modes:
+            modes.compile_ahead(potential, start, key)
+            return  # the noise will be another by then
         num_steps = settings.step_budgets(start.size)[0]
         anywhere: Any = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
         whitened = WhitenedPotential(potential, GaussianBase(*anywhere))
