@@ -44,8 +44,9 @@ _CHUNK = 100
 _FEWEST_STEPS = 1000
 # Before half as many where so little is to be gained (nats): such a flow has next to no tails.
 _NEGLIGIBLE_GAP = 0.002
-# Where the map folds, training goes back to the teacher and on at this share of its pace.
-_PACE_AFTER_FOLD = 0.7
+# Where the map folds at more than this share of a batch, training goes back to the teacher and on
+# at this share of its pace.
+_MOST_FOLDED, _PACE_AFTER_FOLD = 0.5, 0.7
 # Time that a Langevin chain takes a step of: a fifth of what it takes to forget its place.
 _LANGEVIN_STEP = 0.2
 # A rise of this share of the remaining gap is slow: twice the time would not gain half of it.
@@ -269,9 +270,8 @@ def run_chunk(
         # A gradient that is not finite counts as none.
         finite = jnp.all(jnp.isfinite(gradient))
         updates, opt_state = optimiser.update(jnp.where(finite, gradient, 0.0), opt_state)
-        # No gradient leads back over a fold, where the determinant is zero and the ELBO minus
-        # infinity: a step that went too far is undone.
-        folds = records.folded > 0
+        # A fold is straightened by the draws around it, which a step too far has left too few of.
+        folds = records.folded > _MOST_FOLDED * settings.batch_size
         flow = jnp.where(folds, teacher, flow + (rate * pace).astype(flow.dtype) * updates)
         pace = jnp.where(folds, _PACE_AFTER_FOLD * pace, pace)
         records = records._replace(non_finite=records.non_finite + ~finite)

@@ -200,6 +200,22 @@ def test_a_draw_where_the_target_is_not_a_number_is_pulled_inwards():
     np.testing.assert_allclose(shift, jnp.array([expected, 0.0, 0.0]), atol=1e-5)
 
 
+def test_a_draw_at_which_the_map_folds_exerts_no_force(x64):
+    flow = random_flow(1, jr.key(1), scale=10.0)
+    z = jnp.linspace(-4, 4, 101)[:, None]
+    folded = jax.vmap(lambda at: flow.volume(at, 1))(z).sign < 0
+
+    def bend(at):
+        gradient = eqx.filter_grad(
+            lambda f: elbo_loss(f, standard_normal_potential, at[None], 1)[0]
+        )(flow)
+        return jnp.linalg.norm(ravel_pytree(gradient)[0])
+
+    forces = jax.jit(jax.vmap(bend))(z)
+    assert folded.any()
+    np.testing.assert_array_equal(forces == 0, folded)
+
+
 def test_forces_are_clipped_to_the_norm_asked_for():
     flow = without_residual(zero_flow(1))
     far = lambda x: 1000.0 * x[0]  # noqa: E731

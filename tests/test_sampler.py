@@ -305,6 +305,22 @@ def test_a_second_step_is_taken_where_one_is_not_enough(scale, num_steps):
     assert abs(np.log(sd / scale)) < 4.5 / 2000**0.5
 
 
+def test_bent_ridges_are_followed_to_their_ends():
+    # Rosenbrock's function for two pairs; on the way to its banana-shaped density the map folds.
+    def bananas(x):
+        return jnp.sum(2.5 * (x[1::2] - x[::2] ** 2) ** 2 + 0.5 * (x[::2] - 1) ** 2)
+
+    sampler = OneStep(potential_fn=bananas, progress_bar=False)
+    collect(sampler, init_params=jnp.full(4, 0.1))
+    log_z = 2 * (np.log(2 * np.pi) - 0.5 * np.log(5))
+    assert log_z - 0.1 < sampler.elbo < log_z + 4 * sampler.elbo_std_error
+    assert abs(sampler.log_evidence - log_z) < 4 * sampler.log_evidence_std_error
+    x = sampler.get_samples()
+    # x_1 ~ N(1, 1), and x_1^2 with the noise about it has mean 2 and variance 6.2.
+    np.testing.assert_allclose(x.mean(0), [1, 2, 1, 2], atol=4 * np.sqrt(6.2 / len(x)))
+    np.testing.assert_allclose(x.std(0), np.sqrt([1, 6.2, 1, 6.2]), rtol=0.1)
+
+
 def test_steps_that_fold_the_map_are_undone():
     sampler = OneStep(
         potential_fn=lambda x: 0.5 * jnp.sum(x**2),

@@ -99,7 +99,9 @@ def elbo_loss(
     The surrogate's own value means nothing.  A force of norm above `force_clip` is scaled down to
     it: far out, where a potential is steep, a few draws would otherwise rule the batch.  A draw
     whose force is not finite is pulled towards the middle of the base by a force of that norm (1
-    where it is infinite), or mass would drift to where the target cannot be evaluated.
+    where it is infinite), or mass would drift to where the target cannot be evaluated.  A draw at
+    which the map folds feels none: log|det J| has its pole at the fold and would drive the map
+    further in, whereas the draws around pull it straight.
     """
 
     def frozen(at):
@@ -109,6 +111,7 @@ def elbo_loss(
         inwards = x / jnp.maximum(jnp.linalg.norm(x), 1e-30)
         inwards *= force_clip if math.isfinite(force_clip) else 1.0
         force = jnp.where(finite, _limit(force, force_clip), inwards)
+        force = jnp.where(sign < 0, 0.0, force)
         (latent,) = pull_back(force)
         return force, DrawWeights(weight, sign, _limit(latent, force_clip))
 
