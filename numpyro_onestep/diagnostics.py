@@ -27,6 +27,8 @@ _COARSE = 0.05
 # single ones are what single precision makes of a Cholesky factor now and then.
 _NEGLIGIBLE_REJECTED = 1e-3
 _NEGLIGIBLE_SKIPPED = 1e-2
+# Training that had to go on at less than this share of its learning rate may have stalled.
+_STANDSTILL = 0.1
 
 # Mass that the draws may miss, over the mass they see: roughly estimated, so not too small.
 _NEGLIGIBLE_ODDS = 0.03
@@ -190,6 +192,13 @@ def check(
         found.append(
             f"Training ended at max_steps while the ELBO was still rising (by "
             f"{training.final_rise:.3f} nats over the last quarter). Raise max_steps."
+        )
+    if training.pace < _STANDSTILL:
+        found.append(
+            "The map folded at a quarter of a batch so often that training went on at "
+            f"{training.pace:.1%} of its learning rate, and may have stood still where it seems to "
+            "have converged. Take a smaller learning_rate or num_flow_steps=4, or reparameterise "
+            "the model."
         )
     return found
 

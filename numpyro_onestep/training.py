@@ -46,7 +46,7 @@ _FEWEST_STEPS = 1000
 _NEGLIGIBLE_GAP = 0.002
 # Where the map folds at more than this share of a batch, training goes back to the teacher and on
 # at this share of its pace.
-_MOST_FOLDED, _PACE_AFTER_FOLD = 0.5, 0.7
+_MOST_FOLDED, _PACE_AFTER_FOLD = 0.25, 0.7
 # Time that a Langevin chain takes a step of: a fifth of what it takes to forget its place.
 _LANGEVIN_STEP = 0.2
 # A rise of this share of the remaining gap is slow: twice the time would not gain half of it.
@@ -78,7 +78,7 @@ class Records(NamedTuple):
     state: Any
     volume: Any
     non_finite: Any  # the flow's own draws in the batch, or the update, that had to be skipped
-    folded: Any  # draws of the batch at which the map's determinant is negative
+    folded: Any  # share of the batch at which the map's determinant is negative
 
 
 @dataclass
@@ -104,6 +104,12 @@ class TrainingResult:
     def num_non_finite(self) -> int:
         """Iterations in which something not finite was skipped."""
         return sum(int(np.sum(np.asarray(r.non_finite) > 0)) for r in self.records.values())
+
+    @property
+    def pace(self) -> float:
+        """Share of the learning rate that the steps undone have left."""
+        undone = sum(np.sum(np.asarray(r.folded) > _MOST_FOLDED) for r in self.records.values())
+        return float(_PACE_AFTER_FOLD**undone)
 
 
 def train(
@@ -271,7 +277,7 @@ def run_chunk(
         finite = jnp.all(jnp.isfinite(gradient))
         updates, opt_state = optimiser.update(jnp.where(finite, gradient, 0.0), opt_state)
         # A fold is straightened by the draws around it, which a step too far has left too few of.
-        folds = records.folded > _MOST_FOLDED * settings.batch_size
+        folds = records.folded > _MOST_FOLDED
         flow = jnp.where(folds, teacher, flow + (rate * pace).astype(flow.dtype) * updates)
         pace = jnp.where(folds, _PACE_AFTER_FOLD * pace, pace)
         records = records._replace(non_finite=records.non_finite + ~finite)
@@ -338,7 +344,7 @@ def _evidence_losses(flow, teacher, chains, potential, rng_key, settings: Settin
     bound = jnp.sum(jnp.where(finite, weights, 0.0)) / jnp.maximum(finite.sum(), 1)
     zero = jnp.zeros_like(bound)
     non_finite = jnp.sum(~finite).astype(bound.dtype)
-    folded = jnp.sum(draws.sign < 0).astype(bound.dtype)
+    folded = jnp.mean(draws.sign < 0).astype(bound.dtype)
     records = Records(-bound, zero, zero, non_finite, folded)
     return settings.elbo_weight * surrogate, (records, jax.lax.stop_gradient(chains))
 

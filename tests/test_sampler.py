@@ -333,6 +333,18 @@ def test_steps_that_fold_the_map_are_undone():
     assert sampler.folded_share == 0
 
 
+def test_training_that_folds_stood_still_and_says_so():
+    sampler = OneStep(
+        potential_fn=lambda x: 0.5 * jnp.sum(x**2),
+        learning_rate=10.0,
+        gradient_clip=1e6,
+        max_steps=200,
+        **QUICK,
+    )
+    found = collect(sampler, init_params=jnp.zeros(3))
+    assert any("may have stood still" in text for text in found)
+
+
 def test_a_log_density_too_large_for_single_precision_is_said_so():
     def potential(x, constant):
         return 0.5 * jnp.sum(x**2) + constant
