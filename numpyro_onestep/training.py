@@ -277,7 +277,9 @@ def run_chunk(
         finite = jnp.all(jnp.isfinite(gradient))
         updates, opt_state = optimiser.update(jnp.where(finite, gradient, 0.0), opt_state)
         # A fold is straightened by the draws around it, which a step too far has left too few of.
-        folds = records.folded > _MOST_FOLDED
+        # A mixture leaves little to bend, and folds in heavy tails stay: there each is undone.
+        bends = isinstance(potential.noise, StandardNormal)
+        folds = records.folded > (_MOST_FOLDED if bends else 0.0)
         flow = jnp.where(folds, teacher, flow + (rate * pace).astype(flow.dtype) * updates)
         pace = jnp.where(folds, _PACE_AFTER_FOLD * pace, pace)
         records = records._replace(non_finite=records.non_finite + ~finite)
