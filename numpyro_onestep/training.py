@@ -107,7 +107,10 @@ class TrainingResult:
 
     @property
     def pace(self) -> float:
-        """Share of the learning rate that the steps undone have left."""
+        """Share of the learning rate that the steps undone have left, smaller folds not counted.
+
+        Those are undone too where the noise is a mixture, and slow training down unseen.
+        """
         undone = sum(np.sum(np.asarray(r.folded) > _MOST_FOLDED) for r in self.records.values())
         return float(_PACE_AFTER_FOLD**undone)
 

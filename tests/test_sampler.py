@@ -321,27 +321,25 @@ def test_bent_ridges_are_followed_to_their_ends():
     np.testing.assert_allclose(x.std(0), np.sqrt([1, 6.2, 1, 6.2]), rtol=0.1)
 
 
-def test_steps_that_fold_the_map_are_undone():
+def after_leaps(learning_rate):
+    """A sampler whose training's steps were far too large, and what it warned of."""
     sampler = OneStep(
         potential_fn=lambda x: 0.5 * jnp.sum(x**2),
-        learning_rate=1.0,
+        learning_rate=learning_rate,
         gradient_clip=1e6,
         max_steps=200,
         **QUICK,
     )
-    collect(sampler, init_params=jnp.zeros(3))
+    return sampler, collect(sampler, init_params=jnp.zeros(3))
+
+
+def test_steps_that_fold_the_map_are_undone():
+    sampler, _ = after_leaps(1.0)
     assert sampler.folded_share == 0
 
 
 def test_training_that_folds_stood_still_and_says_so():
-    sampler = OneStep(
-        potential_fn=lambda x: 0.5 * jnp.sum(x**2),
-        learning_rate=10.0,
-        gradient_clip=1e6,
-        max_steps=200,
-        **QUICK,
-    )
-    found = collect(sampler, init_params=jnp.zeros(3))
+    _, found = after_leaps(10.0)
     assert any("may have stood still" in text for text in found)
 
 
