@@ -86,6 +86,7 @@ class TrainingResult:
     """The trained flow and how training went."""
 
     flow: FlowMap
+    pace: float = 1.0  # share of the learning rate that steps too far have left
     records: dict[Stage, Records] = field(default_factory=dict)
     chunk_seconds: list[float] = field(default_factory=list)  # the first waits for compilation
     converged: bool = True
@@ -104,15 +105,6 @@ class TrainingResult:
     def num_non_finite(self) -> int:
         """Iterations in which something not finite was skipped."""
         return sum(int(np.sum(np.asarray(r.non_finite) > 0)) for r in self.records.values())
-
-    @property
-    def pace(self) -> float:
-        """Share of the learning rate that the steps undone have left, smaller folds not counted.
-
-        Those are undone too where the noise is a mixture, and slow training down unseen.
-        """
-        undone = sum(np.sum(np.asarray(r.folded) > _MOST_FOLDED) for r in self.records.values())
-        return float(_PACE_AFTER_FOLD**undone)
 
 
 def train(
@@ -177,7 +169,7 @@ def _run_stage(
             records = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rates)], records)
             result.chunk_seconds.append(time.perf_counter() - clock)
             chunks.append(records)
-            result.flow = state.flow
+            result.flow, result.pace = state.flow, float(state.pace)
             result.records[stage] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
             bar.set_postfix(bound=f"{-np.mean(records.loss):.3f}", refresh=False)
             bar.update(len(rates))
@@ -281,10 +273,12 @@ def run_chunk(
         updates, opt_state = optimiser.update(jnp.where(finite, gradient, 0.0), opt_state)
         # A fold is straightened by the draws around it, which a step too far has left too few of.
         # A mixture leaves little to bend, and folds in heavy tails stay: there each is undone.
-        bends = isinstance(potential.noise, StandardNormal)
-        folds = records.folded > (_MOST_FOLDED if bends else 0.0)
-        flow = jnp.where(folds, teacher, flow + (rate * pace).astype(flow.dtype) * updates)
-        pace = jnp.where(folds, _PACE_AFTER_FOLD * pace, pace)
+        too_far = records.folded > _MOST_FOLDED
+        undone = too_far
+        if not isinstance(potential.noise, StandardNormal):
+            undone = records.folded > 0.0
+        flow = jnp.where(undone, teacher, flow + (rate * pace).astype(flow.dtype) * updates)
+        pace = jnp.where(too_far, _PACE_AFTER_FOLD * pace, pace)
         records = records._replace(non_finite=records.non_finite + ~finite)
         teacher = settings.ema_decay * teacher + (1 - settings.ema_decay) * flow
         return (flow, teacher, opt_state, pace, chains), records
