@@ -1,6 +1,7 @@
 """Corrections where one step is not enough, beside plain NUTS: R-hat, divergences, errors.
 
     python -m benchmarks.corrections [--posteriors funnel ...] [--methods NUTS nuts] [--seeds 0 1 2]
+                                     [--resume]
 
 On Neal's funnel, a horseshoe regression and the centred eight schools, where plain NUTS (4 chains
 of 1000 + 1000 at its default target acceptance) meets divergences.  Writes docs/corrections.md.
@@ -17,11 +18,23 @@ import numpy as np
 
 from benchmarks.methods import plain_nuts
 from benchmarks.models import POSTERIORS, Posterior
-from benchmarks.posteriors import ROOT, described, machine
+from benchmarks.store import DOCS, Results, machines, table
 from numpyro_onestep import OneStep
 from numpyro_onestep.corrections.corrected import mixing
 
 NAMES = ("funnel", "horseshoe", "eight_schools_centered")
+COLUMNS = {
+    "posterior": ("posterior", None),
+    "method": ("method", None),
+    "seed": ("seed", None),
+    "R-hat": ("r_hat", 4),
+    "smallest ESS": ("min_ess", 0),
+    "divergences": ("divergences", 0),
+    "mean error (sd)": ("mean_error", 3),
+    "log sd error": ("log_sd_error", 3),
+    "warned": ("warned", None),
+    "seconds": ("seconds", 1),
+}
 
 
 def run_nuts(posterior: Posterior, key) -> dict:
@@ -73,42 +86,40 @@ def main() -> None:
     parser.add_argument("--posteriors", nargs="+", default=list(NAMES), choices=POSTERIORS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--resume", action="store_true", help="keep what is there")
     options = parser.parse_args()
-    lines = [
-        "| posterior | method | seed | R-hat | smallest ESS | divergences | mean error (sd) | "
-        "log sd error | warned | seconds |",
-        "|---" * 10 + "|",
-    ]
-    print(*lines, sep="\n")
+    results = Results("corrections", options.resume)
     for name in options.posteriors:
         posterior = POSTERIORS[name]
         mean, sd, _ = posterior.reference()
         for method, seed in itertools.product(options.methods, options.seeds):
+            label = method if method == "NUTS" else f"OneStep, correction={method}"
+            if results.holds(posterior=name, method=label, seed=seed):
+                continue
             jax.clear_caches()
             clock = time.perf_counter()
             figures = METHODS[method](posterior, jr.key(seed))
             values = np.asarray(posterior.parameters(figures["draws"]), np.float64)
             seconds = time.perf_counter() - clock
-            mean_error = np.abs((values.mean(0) - mean) / sd).max()
-            log_sd_error = np.abs(np.log(values.std(0) / sd)).max()
-            label = method if method == "NUTS" else f"OneStep, correction={method}"
-            lines.append(
-                f"| {name} | {label} | {seed} | {_cell(figures['r_hat'], '.4f')} | "
-                f"{_cell(figures['min_ess'], '.0f')} | {_cell(figures['divergences'], 'd')} | "
-                f"{mean_error:.3f} | {log_sd_error:.3f} | {figures.get('warned', '')} | "
-                f"{seconds:.1f} |"
-            )
-            print(lines[-1], flush=True)
-    (ROOT / "docs" / "corrections.md").write_text(
+            del figures["draws"]
+            row = {
+                "posterior": name,
+                "method": label,
+                "seed": seed,
+                **figures,
+                "mean_error": float(np.abs((values.mean(0) - mean) / sd).max()),
+                "log_sd_error": float(np.abs(np.log(values.std(0) / sd)).max()),
+                "seconds": seconds,
+            }
+            results.add(row)
+            print(row, flush=True)
+    rows = sorted(results.rows, key=lambda row: list(POSTERIORS).index(row["posterior"]))
+    (DOCS / "corrections.md").write_text(
         "# Corrections\n\nWritten by `python -m benchmarks.corrections` on "
-        f"{described(machine())}. NUTS: 4 chains of 1000 + 1000 on the model, target acceptance "
+        f"{machines(rows)}. NUTS: 4 chains of 1000 + 1000 on the model, target acceptance "
         "0.8. Errors are the largest over parameters, against the stored reference. Seconds "
-        "include compilation and training.\n\n" + "\n".join(lines) + "\n"
+        f"include compilation and training.\n\n{table(rows, COLUMNS)}\n"
     )
-
-
-def _cell(value, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"
 
 
 if __name__ == "__main__":

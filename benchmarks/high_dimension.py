@@ -22,12 +22,25 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI, Trace_ELBO, autoguide
 from numpyro.optim import Adam
 
-from benchmarks.posteriors import ROOT, described, machine
+from benchmarks.store import DOCS, Results, machines, table
 from numpyro_onestep import OneStep
 
 GUIDES = {
     "AutoMultivariateNormal": autoguide.AutoMultivariateNormal,
     "AutoLowRankMultivariateNormal": autoguide.AutoLowRankMultivariateNormal,
+}
+
+COLUMNS = {
+    "target": ("target", None),
+    "seed": ("seed", None),
+    "seconds": ("seconds", 0),
+    "ELBO": ("elbo", 2),
+    "log Z": ("log_evidence", 2),
+    "k": ("pareto_k", 2),
+    "ESS": ("ess", 2),
+    "AutoMultivariateNormal": ("AutoMultivariateNormal", 2),
+    "low rank": ("AutoLowRankMultivariateNormal", 2),
+    "GiB": ("gigabytes", 1),
 }
 
 
@@ -100,8 +113,8 @@ def run_onestep(model, args, key) -> dict:
     }
 
 
-def run_guide(guide_class, model, args, key, seconds) -> dict:
-    """As many iterations as fit into `seconds`, judged after 100 of them."""
+def run_guide(guide_class, model, args, key, seconds) -> float:
+    """ELBO after as many iterations as fit into `seconds`, as the first 100 go."""
     guide = guide_class(model)
     svi = SVI(model, guide, Adam(5e-3), Trace_ELBO(num_particles=32))
     svi.run(key, 100, *args, progress_bar=False)
@@ -110,7 +123,7 @@ def run_guide(guide_class, model, args, key, seconds) -> dict:
     num = max(100, int(100 * seconds / (time.perf_counter() - clock)))
     params = svi.run(key, num, *args, progress_bar=False).params
     loss = Trace_ELBO(num_particles=1000).loss(jax.random.key(1), params, model, guide, *args)
-    return {"elbo": -float(loss), "iterations": num}
+    return -float(loss)
 
 
 def main() -> None:
@@ -119,15 +132,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     known_targets = targets()
     parser.add_argument("--targets", nargs="+", default=list(known_targets), choices=known_targets)
-    parser.add_argument("--resume", action="store_true", help="keep what was written before")
+    parser.add_argument("--resume", action="store_true", help="keep what is there")
     options = parser.parse_args()
-    output = ROOT / "benchmarks" / "results" / "high_dimension.json"
-    rows = json.loads(output.read_text())["results"] if options.resume and output.exists() else []
-    known = {(row["target"], row["seed"]) for row in rows}
+    results = Results("high_dimension", options.resume)
     for name in options.targets:
         model, args = known_targets[name]
         for seed in options.seeds:
-            if (name, seed) in known:
+            if results.holds(target=name, seed=seed):
                 continue
             key = jax.random.key(seed)
             row = {"target": name, "seed": seed, **run_onestep(model, args, key)}
@@ -135,29 +146,15 @@ def main() -> None:
                 row[guide] = run_guide(guide_class, model, args, key, row["seconds"])
             row["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(json.dumps(row), flush=True)
-            rows.append(row)
+            results.add(row)
     order = list(known_targets)
-    rows.sort(key=lambda row: (order.index(row["target"]), row["seed"]))
-    output.parent.mkdir(exist_ok=True)
-    stored = {"about": machine(), "results": rows}
-    output.write_text(json.dumps(stored, indent=1))
-    lines = [
-        "| target | seed | seconds | ELBO | log Z | k | ESS | AutoMultivariateNormal | low rank |"
-    ]
-    lines.append("|---" * 9 + "|")
-    for r in rows:
-        lines.append(
-            f"| {r['target']} | {r['seed']} | {r['seconds']:.0f} | {r['elbo']:.2f} | "
-            f"{r['log_evidence']:.2f} | {r['pareto_k']:.2f} | {r['ess']:.2f} | "
-            + " | ".join(f"{r[guide]['elbo']:.2f}" for guide in GUIDES)
-            + " |"
-        )
-    (ROOT / "docs" / "high_dimension.md").write_text(
+    rows = sorted(results.rows, key=lambda row: (order.index(row["target"]), row["seed"]))
+    (DOCS / "high_dimension.md").write_text(
         "# Higher dimension\n\nMade by `python -m benchmarks.high_dimension` on "
-        f"{described(stored['about'])}. groups: d = 100, "
-        "classification: 300, cox_process: 1024, cox_process_fine: 2304. The guides' ELBOs are "
-        "after as much time as OneStep took, compilation of theirs not counted. Peak memory of the "
-        f"process: {max(r['gigabytes'] for r in rows):.1f} GiB.\n\n" + "\n".join(lines) + "\n"
+        f"{machines(rows)}. groups: d = 100, classification: 300, cox_process: 1024, "
+        "cox_process_fine: 2304. The guides' ELBOs are after as much time as OneStep took, "
+        "compilation of theirs not counted; GiB is the peak of the process so far.\n\n"
+        f"{table(rows, COLUMNS)}\n"
     )
 
 

@@ -1,6 +1,6 @@
 """Models of several modes as statisticians meet them: shares of modes by symmetry, beside NUTS.
 
-    python -m benchmarks.many_modes [--models label_switching sign_ambiguity] [--seeds 0 1 2]
+    python -m benchmarks.many_modes [--models label_switching ...] [--seeds 0 1 2] [--resume]
 
 The labels of a mixture's components can be permuted, and a product's factors can both change sign,
 so the mass of each mode is known.  Beside OneStep with and without many_modes=True stand NUTS
@@ -23,11 +23,22 @@ import numpyro.distributions as dist
 from numpyro.infer.initialization import init_to_uniform
 
 from benchmarks.methods import plain_nuts
-from benchmarks.posteriors import ROOT, described, machine
+from benchmarks.store import DOCS, Results, machines, table
 from numpyro_onestep import OneStep
 from numpyro_onestep.base import fit_base
 from numpyro_onestep.exploration import explore
 from numpyro_onestep.potential import model_potential
+
+COLUMNS = {
+    "model": ("model", None),
+    "method": ("method", None),
+    "seed": ("seed", None),
+    "modes": ("modes", None),
+    "TV of their shares": ("tv", 3),
+    "log evidence": ("log_evidence", 3),
+    "warned": ("warned", None),
+    "seconds": ("seconds", 1),
+}
 
 
 def label_switching(y):
@@ -82,7 +93,7 @@ def run_nuts(model, args, key):
     """Four chains."""
     mcmc = plain_nuts(model)
     mcmc.run(key, *args)
-    return mcmc.get_samples(), float("nan"), ""
+    return mcmc.get_samples(), None, ""
 
 
 def run_particles(model, args, key):
@@ -108,15 +119,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(known), choices=known)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--resume", action="store_true", help="keep what is there")
     options = parser.parse_args()
-    lines = [
-        "| model | method | seed | modes | TV of their shares | log evidence | warned | seconds |",
-        "|---" * 8 + "|",
-    ]
-    print(*lines, sep="\n")
+    results = Results("many_modes", options.resume)
     for name in options.models:
         model, args, mode_of, num_modes = known[name]
         for (method, function), seed in itertools.product(METHODS.items(), options.seeds):
+            if results.holds(model=name, method=method, seed=seed):
+                continue
             jax.clear_caches()
             clock = time.perf_counter()
             draws, log_evidence, warned = function(model, args, jr.key(seed))
@@ -124,19 +134,25 @@ def main() -> None:
             seconds = time.perf_counter() - clock
             counts = np.bincount(mode_of(draws), minlength=num_modes)
             shares = counts / counts.sum()
-            distance = 0.5 * np.abs(shares - 1 / num_modes).sum()
-            lines.append(
-                f"| {name} | {method} | {seed} | {np.sum(shares > 0)} of {num_modes} | "
-                f"{distance:.3f} | {log_evidence:.3f} | {warned} | {seconds:.1f} |"
-            )
-            print(lines[-1], flush=True)
-    (ROOT / "docs" / "many_modes.md").write_text(
+            row = {
+                "model": name,
+                "method": method,
+                "seed": seed,
+                "modes": f"{np.sum(shares > 0)} of {num_modes}",
+                "tv": 0.5 * np.abs(shares - 1 / num_modes).sum(),
+                "log_evidence": log_evidence,
+                "warned": warned,
+                "seconds": seconds,
+            }
+            results.add(row)
+            print(row, flush=True)
+    rows = sorted(results.rows, key=lambda row: list(known).index(row["model"]))
+    (DOCS / "many_modes.md").write_text(
         "# Models of several modes\n\nWritten by `python -m benchmarks.many_modes` on "
-        f"{described(machine())}. "
+        f"{machines(rows)}. "
         "All modes of a model have the same mass, by symmetry; TV is the total variation between "
         "that and the shares of 4000 draws (16,000 particles). Seconds include compilation.\n\n"
-        + "\n".join(lines)
-        + "\n"
+        f"{table(rows, COLUMNS)}\n"
     )
 
 

@@ -1,6 +1,6 @@
 """Mixtures that the paper does not have: other numbers of modes, spacings, weights and shapes.
 
-    python -m benchmarks.mixtures [--targets corners_6d ...] [--seeds 0 1 2]
+    python -m benchmarks.mixtures [--targets corners_6d ...] [--seeds 0 1 2] [--resume]
 
 One run of OneStep(many_modes=True) for each target and seed, measured as in `benchmarks.paper`.
 Writes benchmarks/results/mixtures.json and docs/mixtures.md.
@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 
 from benchmarks.paper import measure
 from benchmarks.paper_targets import Target, many_well, mixture
-from benchmarks.posteriors import ROOT, described, machine
+from benchmarks.store import DOCS, Results, machines
 
 EVIDENCE = {
     "ELBO gap": ("gap", 3),
@@ -90,28 +90,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--targets", nargs="+", default=list(known), choices=known)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--resume", action="store_true", help="keep what is there")
     options = parser.parse_args()
-    rows = []
+    results = Results("mixtures", options.resume)
     for name in options.targets:
         for seed in options.seeds:
+            if results.holds(target=name, seed=seed):
+                continue
             row = measure(known[name], 1, seed)
             row.pop("points", None)
-            rows.append(row)
+            results.add(row)
             print(json.dumps(row), flush=True)
-    stored = {"about": machine(), "results": rows}
-    output = ROOT / "benchmarks" / "results" / "mixtures.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps(stored, indent=1))
-    from benchmarks.paper_report import ordered, table  # matplotlib is wanted only here
+    from benchmarks.paper_report import by_target, ordered  # matplotlib is wanted only here
 
-    rows = ordered(rows, list(known))
-    (ROOT / "docs" / "mixtures.md").write_text(
+    rows = ordered(results.rows, list(known))
+    (DOCS / "mixtures.md").write_text(
         "# Other mixtures\n\nWritten by `python -m benchmarks.mixtures` on "
-        f"{described(stored['about'])}. `many_modes=True`, one step; columns as in "
+        f"{machines(rows)}. `many_modes=True`, one step; columns as in "
         "[paper.md](paper.md); medians, and ranges over seeds. Names say how many modes and "
         "dimensions; shares of a mode are by the nearest centre, whose total variation is that of "
         "4000 draws' own noise and of overlap too.\n\n## Evidence\n\n"
-        f"{table(rows, EVIDENCE)}\n\n## Modes and distances\n\n{table(rows, MODES)}\n"
+        f"{by_target(rows, EVIDENCE)}\n\n## Modes and distances\n\n{by_target(rows, MODES)}\n"
     )
 
 

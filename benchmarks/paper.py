@@ -13,7 +13,6 @@ import argparse
 import json
 import time
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,10 @@ import jax.random as jr
 import numpy as np
 
 from benchmarks.paper_targets import Target, right_share, targets
-from benchmarks.posteriors import ROOT, machine
+from benchmarks.store import Results
 from numpyro_onestep import OneStep
 from numpyro_onestep.evidence_interval import evidence_interval
 
-OUTPUT = ROOT / "benchmarks" / "results" / "paper.json"
 NUM = 4000
 # Best published log Z or ELBO of other samplers, and what the paper itself lists (docs/method.md).
 PUBLISHED = {
@@ -171,32 +169,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--targets", nargs="+", default=list(known), choices=known)
     parser.add_argument("--budgets", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--resume", action="store_true", help="keep what the output holds")
+    parser.add_argument("--resume", action="store_true", help="keep what is there")
     options = parser.parse_args(arguments)
-    rows = []
-    if options.resume and options.output.exists():
-        rows = json.loads(options.output.read_text())["results"]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    had = {(row["target"], row["k"], row["seed"]) for row in rows}
+    results = Results("paper", options.resume)
     for name in options.targets:
         for num_steps in options.budgets:
             for seed in options.seeds:
-                if (name, num_steps, seed) in had:
+                if results.holds(target=name, k=num_steps, seed=seed):
                     continue
                 row = measure(known[name], num_steps, seed)
-                rows.append(row)
+                results.add(row)
                 shown = {
                     key: round(value, 3) if isinstance(value, float) else value
                     for key, value in row.items()
                     if key not in ("points", "seconds_by_part")
                 }
                 print(json.dumps(shown), flush=True)
-                stored = {"about": machine(), "results": rows}
-                options.output.write_text(json.dumps(stored))
     from benchmarks.paper_report import write  # matplotlib is wanted only here
 
-    write(options.output)
+    write()
 
 
 if __name__ == "__main__":

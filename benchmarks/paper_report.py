@@ -5,16 +5,12 @@
 Reads benchmarks/results/paper.json; writes docs/paper.md and docs/paper.png.
 """
 
-import json
-from pathlib import Path
-
 import matplotlib
 import numpy as np
 
-from benchmarks.paper import NUM, OUTPUT, PUBLISHED
+from benchmarks.paper import NUM, PUBLISHED
 from benchmarks.paper_targets import right_share, targets
-from benchmarks.posteriors import ROOT, described
-from benchmarks.report import shown
+from benchmarks.store import DOCS, Results, machines, table_over_seeds
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -42,21 +38,10 @@ MODES = {
 }
 
 
-def table(rows: list[dict], columns: dict) -> str:
-    """One line a target and budget: medians, and ranges over seeds."""
-    lines = [
-        f"| target | d | steps | seeds | {' | '.join(columns)} | warned |",
-        "|---" * (len(columns) + 5) + "|",
-    ]
-    for key in dict.fromkeys((row["target"], row["k"]) for row in rows):
-        some = [row for row in rows if (row["target"], row["k"]) == key]
-        cells = [shown(some, figure, digits) for figure, digits in columns.values()]
-        warned = f"{sum(bool(row['warnings']) for row in some)} of {len(some)}"
-        lines.append(
-            f"| {key[0]} | {some[0]['dim']} | {key[1]} | {len(some)} | {' | '.join(cells)} | "
-            f"{warned} |"
-        )
-    return "\n".join(lines)
+def by_target(rows: list[dict], columns: dict) -> str:
+    """One line a target and budget."""
+    by = {"target": "target", "d": "dim", "steps": "k"}
+    return table_over_seeds(rows, by, columns, {"warned": "warnings"})
 
 
 def ordered(rows: list[dict], order: list[str]) -> list[dict]:
@@ -73,10 +58,9 @@ def ordered(rows: list[dict], order: list[str]) -> list[dict]:
     return sorted(rows, key=lambda row: (order.index(row["target"]), row["k"], row["seed"]))
 
 
-def write(output: Path = OUTPUT) -> None:
+def write() -> None:
     """The page and its picture."""
-    stored = json.loads(output.read_text())
-    rows = ordered(stored["results"], list(targets()))
+    rows = ordered(Results("paper", resume=True).rows, list(targets()))
     exact = [row for row in rows if "distance" in row]
     names = dict.fromkeys(row["target"] for row in rows)
     lines = [f"| {n} | {PUBLISHED[n][0]} | {PUBLISHED[n][1]} |" for n in names if n in PUBLISHED]
@@ -87,7 +71,7 @@ def write(output: Path = OUTPUT) -> None:
     text = f"""# The paper's suite
 
 Written by `python -m benchmarks.paper` on
-{described(stored["about"])}.
+{machines(rows)}.
 Median, and the range over seeds where there are several. Each
 row is a run of its own: steps is `num_flow_steps`, the network evaluations a draw; seconds include
 compilation, exploration and training. `many_modes=True` on the mixtures, the wells and the Student
@@ -100,7 +84,7 @@ else by `evidence_interval`. "Paper's weight" is h times the trace of a step's J
 Hutchinson probe in place of the log-determinant, averaged over the same draws: what it reports
 above the exact ELBO of the same map.
 
-{table(rows, EVIDENCE)}
+{by_target(rows, EVIDENCE)}
 
 ## Modes and distances
 
@@ -110,7 +94,7 @@ of which 4000 exact draws have {share_error:.3f} on the smaller side (one standa
 beside them the same of all 40,000 weighed draws. Distance is the sliced 2-Wasserstein distance to
 4000 exact draws (200 directions); two sets of exact draws lie as far apart as the last column says.
 
-{table(exact, MODES)}
+{by_target(exact, MODES)}
 
 ![Draws of the flow on the two-dimensional targets](paper.png)
 
@@ -123,7 +107,7 @@ paper's method. Where the latter lies above log Z it is no bound.
 
 {published}
 """
-    (ROOT / "docs" / "paper.md").write_text(text)
+    (DOCS / "paper.md").write_text(text)
     picture([row for row in rows if "points" in row and row["k"] == 1 and row["seed"] == 0])
 
 
@@ -145,7 +129,7 @@ def picture(rows: list[dict]) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
     figure.tight_layout()
-    figure.savefig(ROOT / "docs" / "paper.png", dpi=110)
+    figure.savefig(DOCS / "paper.png", dpi=110)
 
 
 if __name__ == "__main__":

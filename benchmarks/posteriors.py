@@ -10,24 +10,18 @@ each; --resume keeps those already there.  benchmarks.report then makes tables a
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from benchmarks.methods import METHODS
 from benchmarks.models import POSTERIORS
+from benchmarks.store import ROOT, Results
 
-ROOT = Path(__file__).parent.parent
-OUTPUT = ROOT / "benchmarks" / "results" / "posteriors.json"
 LIMIT = 600  # seconds a run may take: a library that blocks for ever ends no benchmark
-PACKAGES = ("numpyro_onestep", "numpyro", "jax", "jaxlib", "equinox", "optax", "arviz", "blackjax")
 
 
 def measure(name: str, method: str, seed: int, warm: bool) -> dict:
@@ -54,32 +48,6 @@ def measure(name: str, method: str, seed: int, warm: bool) -> dict:
     return figures
 
 
-def machine() -> dict:
-    """Versions, and the kind of machine."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "versions": versions,
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
-        "processor": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-    }
-
-
-def described(about: dict) -> str:
-    """`machine()` in words."""
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    return f"{about['cores']} cores of {about['processor']}, Python {about['python']}, {versions}"
-
-
 def _child(command: list[str], limit: float) -> list[dict]:
     """The rows that a process of its own prints; those it had printed when it failed or hung."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as trouble:
@@ -100,8 +68,7 @@ def main() -> None:
     parser.add_argument("--posteriors", nargs="+", default=list(POSTERIORS), choices=POSTERIORS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--resume", action="store_true", help="keep what the output holds")
+    parser.add_argument("--resume", action="store_true", help="keep what is there")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -111,34 +78,30 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         return
 
-    results = []
-    if options.resume and options.output.exists():
-        results = json.loads(options.output.read_text())["results"]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    results = Results("posteriors", options.resume)
     # Methods one after another on each posterior: a shared machine's speed drifts over an hour.
     for name in options.posteriors:
         for method in options.methods:
-            had = {r["seed"] for r in results if (r["posterior"], r["method"]) == (name, method)}
-            seeds = [seed for seed in options.seeds if seed not in had]
+            seeds = [
+                seed
+                for seed in options.seeds
+                if not results.holds(posterior=name, method=method, seed=seed)
+            ]
             if not seeds:
                 continue
             command = [sys.executable, "-m", "benchmarks.posteriors", "--child"]
             command += ["--posteriors", name, "--methods", method, "--seeds", *map(str, seeds)]
-            rows = _child(command, LIMIT * len(seeds))
-            results += rows
-            for row in rows:
+            for row in _child(command, LIMIT * len(seeds)):
+                results.add(row)
                 text = row.get("error") or (
                     f"{row['seconds']:6.1f} s  gap {row.get('elbo_gap', float('nan')):7.3f}  "
                     f"mean {row['mean_error']:.3f}  log sd {row['log_sd_error']:.3f}  "
                     f"{'; '.join(w[:30] for w in row.get('warnings', []))}"
                 )
                 print(f"{name:24s}{method:11s}seed {row['seed']}  {text}", flush=True)
-            options.output.write_text(
-                json.dumps({"about": machine(), "results": results}, indent=1)
-            )
     from benchmarks.report import write  # matplotlib is wanted only here
 
-    write(options.output)
+    write()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Reads benchmarks/results/posteriors.json; writes docs/posteriors.md and docs/posteriors.png.
 """
 
-import json
 from pathlib import Path
 
 import matplotlib
@@ -13,28 +12,16 @@ import numpy as np
 
 from benchmarks.methods import METHODS, NUM_DRAWS
 from benchmarks.models import POSTERIORS
-from benchmarks.posteriors import OUTPUT, ROOT, described, machine
+from benchmarks.store import DOCS, Results, machines, spread
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-TABLE = "docs/posteriors.md"
-PICTURE = "docs/posteriors.png"
 
 
 def rows_of(results: list[dict], posterior: str, method: str) -> list[dict]:
     """The runs of one method on one posterior that ended well."""
     wanted = posterior, method
     return [r for r in results if (r["posterior"], r["method"]) == wanted and "error" not in r]
-
-
-def shown(rows: list[dict], figure: str, digits: int) -> str:
-    """Median, and the range where there is one."""
-    values = [row[figure] for row in rows if figure in row]
-    if not values:
-        return ""
-    median, low, high = (f"{v:.{digits}f}" for v in (np.median(values), min(values), max(values)))
-    return median if low == high else f"{median} ({low} to {high})"
 
 
 def accuracy(results: list[dict]) -> str:
@@ -60,12 +47,12 @@ def accuracy(results: list[dict]) -> str:
             failed = [r for r in results if (r["posterior"], r["method"]) == (name, method)]
             if not failed:
                 continue
-            cells = [shown(rows, figure, digits) for figure, digits in columns.values()]
+            cells = [spread(rows, figure, digits) for figure, digits in columns.values()]
             warned = ""
             if method == "onestep":
                 warned = f"{sum(bool(row['warnings']) for row in rows)} of {len(rows)}"
             elif method == "nuts":
-                warned = f"{shown(rows, 'divergences', 0)} divergences"
+                warned = f"{spread(rows, 'divergences', 0)} divergences"
             if len(rows) < len(failed):
                 warned += f" failed {len(failed) - len(rows)} of {len(failed)}"
             lines.append(f"| {name} | {method} | {' | '.join(cells)} | {warned} |")
@@ -161,52 +148,17 @@ def picture(results: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
-def held_out_page(rows: list[dict]) -> None:
-    """What `benchmarks.held_out` measured, as docs/held_out.md."""
-    columns = {
-        "seconds": ("seconds", 1),
-        "mean (sd)": ("mean_error", 3),
-        "log sd": ("log_sd_error", 3),
-        "Pareto k": ("pareto_k", 2),
-        "ESS": ("ess", 2),
-    }
-    lines = [f"| model | d | {' | '.join(columns)} | wrong | warned | wrong and silent |"]
-    lines.append("|---" * (len(columns) + 5) + "|")
-    for name in dict.fromkeys(row["posterior"] for row in rows):
-        some = [row for row in rows if row["posterior"] == name]
-        cells = [shown(some, figure, digits) for figure, digits in columns.values()]
-        counts = [
-            f"{sum(bool(row[figure]) for row in some)} of {len(some)}"
-            for figure in ("wrong", "warnings", "wrong_and_silent")
-        ]
-        label = name.removeprefix("held_out_").replace("_", " ")
-        lines.append(f"| {label} | {some[0]['dimension']} | {' | '.join(cells + counts)} |")
-    (ROOT / "docs" / "held_out.md").write_text(
-        f"""# Ten models that the defaults were not chosen on
-
-Written by `python -m benchmarks.held_out` on
-{described(machine())}.
-OneStep at default settings, compilation included; median, and
-the range over {len({row["seed"] for row in rows})} seeds. Errors are the largest over parameters,
-against long runs of NUTS; a run is wrong where one is above 0.05 plus three Monte Carlo errors.
-
-{chr(10).join(lines)}
-"""
-    )
-
-
-def write(source: Path) -> None:
+def write() -> None:
     """The page and the picture."""
-    stored = json.loads(source.read_text())
-    results, about = stored["results"], stored["about"]
+    results = Results("posteriors", resume=True).rows
     seeds = {m: sorted({r["seed"] for r in results if r["method"] == m}) for m in METHODS}
     text = f"""# Reference posteriors
 
 Made by `python -m benchmarks.posteriors` at default settings on
-{described(about)}.
+{machines(results)}.
 Seeds: {"; ".join(f"{m} {s}" for m, s in seeds.items() if s)}. Medians, and ranges over seeds.
 
-![Error against time]({Path(PICTURE).name})
+![Error against time](posteriors.png)
 
 ## Beside NUTS and AutoIAFNormal
 
@@ -226,9 +178,9 @@ astronomical, cannot be compared by 4000 draws.
 
 {accuracy(results)}
 """
-    (ROOT / TABLE).write_text(text)
-    picture(results, ROOT / PICTURE)
+    (DOCS / "posteriors.md").write_text(text)
+    picture(results, DOCS / "posteriors.png")
 
 
 if __name__ == "__main__":
-    write(OUTPUT)
+    write()
