@@ -27,6 +27,9 @@ _COARSE = 0.05
 # single ones are what single precision makes of a Cholesky factor now and then.
 _NEGLIGIBLE_REJECTED = 1e-3
 _NEGLIGIBLE_SKIPPED = 1e-2
+# Weights worth this share of their number are even but for a few: what those stand for is narrow or
+# far out.
+_EVEN = 0.9
 # Training that had to go on at less than this share of its learning rate may have stalled.
 _STANDSTILL = 0.1
 
@@ -115,8 +118,12 @@ def check(
             "posterior. Give run() init_params= in a region of high density, or rescale the data."
         )
     if not k <= threshold:
+        even = evidence.ess / evidence.num_draws
+        heavy = "a few draws carry the weights"
+        if even > _EVEN:
+            heavy = f"a few draws are too heavy, though the pool is worth {even:.0%} of its size"
         found.append(
-            f"Pareto k is {k:.2f}, above {threshold:.2f}: a few draws carry the weights, so "
+            f"Pareto k is {k:.2f}, above {threshold:.2f}: {heavy}, so "
             f"{affected} may be wrong. Train longer (max_steps=), widen the network (width=), take "
             "num_flow_steps=4, correction='nuts', reparameterise the model, or compare with NUTS."
         )
