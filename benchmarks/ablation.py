@@ -1,18 +1,19 @@
 """What the stages and losses contribute: the gap with and without each of them.
 
     python -m benchmarks.ablation [--posteriors eight_schools_centered seeds] [--seeds 0 1 2]
+                                  [--resume]
 
-Prints a Markdown table: median (range) over seeds of log Z - ELBO in nats, of Pareto k, and of the
-wall time of a whole run, compilation included.
+For each variant log Z - ELBO in nats, Pareto k, and the wall time of a whole run, compilation
+included.  Writes benchmarks/results/ablation.json and docs/ablation.md.
 """
 
 import argparse
 import warnings
 
 import jax
-import numpy as np
 
 from benchmarks.models import POSTERIORS
+from benchmarks.store import DOCS, Results, machines, table_over_seeds
 from numpyro_onestep import OneStep, OneStepWarning
 
 DISTILLATION = {"num_distillation_steps": 1000}
@@ -33,40 +34,54 @@ VARIANTS = {
     },
     "base alone": {"elbo_weight": 0},
 }
+COLUMNS = {"gap (nats)": ("gap", 3), "Pareto k": ("pareto_k", 2), "seconds": ("seconds", 1)}
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run, print, and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     known = [name for name, posterior in POSTERIORS.items() if posterior.log_evidence is not None]
     parser.add_argument(
         "--posteriors", nargs="+", default=["eight_schools_centered", "seeds"], choices=known
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--resume", action="store_true", help="keep what is there")
     options = parser.parse_args()
-    print("| posterior | variant | gap (nats) | Pareto k | seconds |\n|---|---|---|---|---|")
+    results = Results("ablation", options.resume)
     for name in options.posteriors:
         posterior = POSTERIORS[name]
         assert posterior.log_evidence is not None
         for variant, settings in VARIANTS.items():
-            gaps, tails, seconds = [], [], []
             for seed in options.seeds:
+                if results.holds(posterior=name, variant=variant, seed=seed):
+                    continue
                 jax.clear_caches()
                 settings = {"num_flow_steps": 1, "num_samples": 1000, **settings}
                 sampler = OneStep(posterior.model, progress_bar=False, **settings)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", OneStepWarning)
                     sampler.run(jax.random.key(seed), *posterior.args())
-                gaps.append(posterior.log_evidence - sampler.elbo)
-                tails.append(sampler.pareto_k)
-                seconds.append(sum(sampler.seconds.values()))
-            cells = _shown(gaps, 3), _shown(tails, 2), _shown(seconds, 1)
-            print(f"| {name} | {variant} | {' | '.join(cells)} |", flush=True)
-
-
-def _shown(values: list[float], digits: int) -> str:
-    low, high = min(values), max(values)
-    return f"{np.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+                row = {
+                    "posterior": name,
+                    "variant": variant,
+                    "seed": seed,
+                    "gap": posterior.log_evidence - sampler.elbo,
+                    "pareto_k": sampler.pareto_k,
+                    "seconds": sum(sampler.seconds.values()),
+                }
+                results.add(row)
+                print(row, flush=True)
+    rows = sorted(
+        results.rows,
+        key=lambda row: (row["posterior"], list(VARIANTS).index(row["variant"]), row["seed"]),
+    )
+    lines = table_over_seeds(rows, {"posterior": "posterior", "variant": "variant"}, COLUMNS, {})
+    (DOCS / "ablation.md").write_text(
+        "# Ablation\n\nWritten by `python -m benchmarks.ablation` on "
+        f"{machines(rows)}. Gap of the one-step map (where not said otherwise) and wall time of a "
+        "whole run, compilation included; 1000 iterations of distillation where there are any; "
+        f"medians, and ranges over seeds.\n\n{lines}\n"
+    )
 
 
 if __name__ == "__main__":

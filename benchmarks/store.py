@@ -74,7 +74,7 @@ class Results:
             file.seek(0)
             rows = json.loads(file.read() or "[]")
             file.truncate(0)
-            json.dump([*rows, {**row, "machine": machine()}], file, indent=0)
+            json.dump([*rows, {**row, "machine": machine()}], file, indent=0, default=float)
 
 
 def table(rows: list[dict], columns: dict[str, tuple[str, int | None]]) -> str:
