@@ -41,27 +41,10 @@ class OneStepWarning(UserWarning):
     """A result that may be wrong, why, and what to do."""
 
 
-def pareto_k_threshold(num_draws: int) -> float:
-    """min(1 - 1 / log10(S), 0.7): above it the weights of S draws cannot be relied on.
-
-    Vehtari et al., "Pareto smoothed importance sampling", JMLR 2024, section 3.2.4.
-    """
-    return min(1 - 1 / math.log10(max(num_draws, 11)), 0.7)
-
-
-def pareto_k_std_error(k: float, num_draws: int) -> float:
-    """Standard error of k from the largest 3 sqrt(S) of S weights: (1 + k) / sqrt(that many).
-
-    Asymptotic, for the maximum likelihood (Smith, "Maximum likelihood estimation in a class of
-    nonregular cases", Biometrika 1985).
-    """
-    return (1 + k) / math.sqrt(3 * math.sqrt(num_draws))
-
-
 def verdict(evidence: Evidence) -> str:
     """One sentence on whether the corrected draws and the log evidence can be trusted."""
-    k, threshold = evidence.pareto_k, pareto_k_threshold(evidence.num_draws)
-    if k > threshold:
+    k, limit = evidence.pareto_k, evidence.pareto_k_limit
+    if k > limit:
         return "do not trust: the flow misses part of the posterior's tails"
     if k > GOOD_PARETO_K:
         return "usable: weights are heavy-tailed, but smoothing handles them"
@@ -106,8 +89,7 @@ def check(
 ) -> list[str]:
     """Everything that speaks against a result, as sentences with a remedy."""
     found = []
-    k, threshold = evidence.pareto_k, pareto_k_threshold(evidence.num_draws)
-    error = pareto_k_std_error(k, evidence.num_draws)
+    k, limit = evidence.pareto_k, evidence.pareto_k_limit
     gap = evidence.log_evidence - evidence.elbo
     # Chains of NUTS owe the weights no more than their starts.
     chains = corrected.divergences is not None
@@ -117,22 +99,22 @@ def check(
             "No Gaussian base with a finite ELBO was found, so training began far from the "
             "posterior. Give run() init_params= in a region of high density, or rescale the data."
         )
-    if not k <= threshold:
+    if not k <= limit:
         even = evidence.ess / evidence.num_draws
         heavy = "a few draws carry the weights"
         if even > _EVEN:
             heavy = f"a few draws are too heavy, though the pool is worth {even:.0%} of its size"
         found.append(
-            f"Pareto k is {k:.2f}, above {threshold:.2f}: {heavy}, so "
+            f"Pareto k is {k:.2f}, above {limit:.2f}: {heavy}, so "
             f"{affected} may be wrong. Train longer (max_steps=), widen the network (width=), take "
             "num_flow_steps=4, correction='nuts', reparameterise the model, or compare with NUTS."
         )
-    elif not chains and k + error > threshold and gap > NEGLIGIBLE_GAP:
+    elif not chains and evidence.doubtful and gap > NEGLIGIBLE_GAP:
         found.append(
-            f"Pareto k is {k:.2f}, below {threshold:.2f} by less than its standard error of "
-            f"{error:.2f}: a narrow tail or neck of the posterior may be missing from the draws. "
-            "Compare with NUTS where tails matter, reparameterise the model, or take "
-            "num_flow_steps=4."
+            f"Pareto k is {k:.2f}, below {limit:.2f} by less than its standard error of "
+            f"{evidence.pareto_k_std_error:.2f}: a narrow tail or neck of the posterior may be "
+            "missing from the draws. Compare with NUTS where tails matter, reparameterise the "
+            "model, or take num_flow_steps=4."
         )
     if corrected.capped_share > 0.01:
         found.append(

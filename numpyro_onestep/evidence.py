@@ -68,6 +68,28 @@ class Evidence(NamedTuple):
     num_non_finite: int  # of the flow's own draws
     resolution: float  # between neighbouring floats of the size of the log density
 
+    @property
+    def pareto_k_limit(self) -> float:
+        """min(1 - 1 / log10(S), 0.7): above it the weights of S draws cannot be relied on.
+
+        Vehtari et al., "Pareto smoothed importance sampling", JMLR 2024, section 3.2.4.
+        """
+        return min(1 - 1 / math.log10(max(self.num_draws, 11)), 0.7)
+
+    @property
+    def pareto_k_std_error(self) -> float:
+        """Standard error of k from the largest 3 sqrt(S) of S weights: (1 + k) / sqrt(that many).
+
+        Asymptotic, for the maximum likelihood (Smith, "Maximum likelihood estimation in a class of
+        nonregular cases", Biometrika 1985).
+        """
+        return (1 + self.pareto_k) / math.sqrt(3 * math.sqrt(self.num_draws))
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether Pareto k is above its limit, or below by less than its standard error."""
+        return not self.pareto_k + self.pareto_k_std_error <= self.pareto_k_limit
+
 
 @compiled
 def draw(

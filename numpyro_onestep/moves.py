@@ -44,10 +44,12 @@ def move_until_level(
     rng_key: PRNGKeyArray,
     num_steps: int,
     most_rounds: int,
+    doubtful: bool,
 ) -> Moved:
     """Rounds of `num_steps` moves, a second and more only where the first change the draws' spread.
 
-    What a single round adds may be too little to prove, so draws are compared with the first ones.
+    What a single round adds may be too little to prove, so draws are compared with the first ones,
+    and where the weights are `doubtful` anyway nothing need be proven: all rounds are made.
     """
     at, taken, proven = x, 0, 0.0
     suspected = max(_SUSPECTED, NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / x.shape[1]))
@@ -55,7 +57,7 @@ def move_until_level(
         at = move(potential, at, jr.fold_in(rng_key, index), num_steps)
         taken += num_steps
         proven = spread_shift(x, at, _PROVEN)
-        if not spread_shift(x, at, suspected):
+        if not doubtful and not spread_shift(x, at, suspected):
             break
     return Moved(at, taken, proven)
 

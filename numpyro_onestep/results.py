@@ -280,14 +280,13 @@ class Results:
         grouped = inference_data.flatten_names(self.get_samples(group_by_chain=True))
         if next(iter(grouped.values())).shape[1] >= _FEWEST_SUMMARISED:
             print_summary(grouped, prob=prob, group_by_chain=True)
-        threshold = diagnostics.pareto_k_threshold(evidence.num_draws)
         rows = [
             ("ELBO", f"{self.elbo:.3f} +- {self.elbo_std_error:.3f} nats"),
             (
                 "log evidence",
                 f"{self.log_evidence:.3f} +- {self.log_evidence_std_error:.3f} nats",
             ),
-            ("Pareto k", f"{self.pareto_k:.2f} (limit {threshold:.2f})"),
+            ("Pareto k", f"{self.pareto_k:.2f} (limit {evidence.pareto_k_limit:.2f})"),
             ("", diagnostics.verdict(evidence)),
             ("ESS of weights", f"{self.ess:.0f} of {evidence.num_draws} draws"),
             ("map folds at", f"{self.folded_share:.2%} of draws"),

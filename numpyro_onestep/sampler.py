@@ -228,9 +228,7 @@ class OneStep(Results):
 
 
 def _one_step_is_enough(evidence: Evidence) -> bool:
-    k, n = evidence.pareto_k, evidence.num_draws
-    bad = k + diagnostics.pareto_k_std_error(k, n) > diagnostics.pareto_k_threshold(n)
-    enough = _ENOUGH_ESS_OF_BAD_WEIGHTS if bad else _ENOUGH_ESS
+    enough = _ENOUGH_ESS_OF_BAD_WEIGHTS if evidence.doubtful else _ENOUGH_ESS
     return evidence.ess >= enough * evidence.num_draws
 
 

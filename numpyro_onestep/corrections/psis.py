@@ -28,11 +28,14 @@ def psis(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
     chosen, capped_share = resample(rng_key, run.smoothed, settings.num_samples, features)
     line = f"resampled from {settings.num_pool}"
     result = Corrected(run.pool.x[chosen], line, chosen=chosen, capped_share=capped_share)
-    gap = run.evidence.log_evidence - run.evidence.elbo
-    heavy = run.evidence.pareto_k > _LIGHT_TAIL
+    evidence = run.evidence
+    gap = evidence.log_evidence - evidence.elbo
+    heavy = evidence.pareto_k > _LIGHT_TAIL
     num_moves, most_rounds = settings.moves(result.x.shape[1])
     if num_moves and heavy and NEGLIGIBLE_GAP < gap < math.inf:
-        moved = move_until_level(run.potential, result.x, rng_key, num_moves, most_rounds)
+        moved = move_until_level(
+            run.potential, result.x, rng_key, num_moves, most_rounds, evidence.doubtful
+        )
         result.x, result.num_moves, result.shift = moved
         result.chosen = None
         result.line += f", then moved by {result.num_moves} steps of HMC"
