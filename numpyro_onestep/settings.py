@@ -33,8 +33,8 @@ class Settings:
       with `correction="nuts"`. Default False.
     - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
       above 0.4 and the gap above 0.01 nats, and up to four times as many as long as these change
-      their spread; 0 leaves them where they are. Default None: 25, and above 512 dimensions, where
-      a step takes long, 25 * 512 / d and no more.
+      their spread, or where k is near its limit; 0 leaves them where they are. Default None: 25,
+      and above 512 dimensions, where a step takes long, 25 * 512 / d and no more.
     - `pool_size`: draws weighed for the evidence and the correction. Default 10 a sample.
     - `batch_bytes`: memory that one batch of Jacobians may take. Default 64 MiB.
     - `progress_bar`: show one while training. Default True.
