@@ -6,7 +6,15 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from numpyro_onestep.evidence import Pool, draw, draw_pool, map_in_batches, pareto_smooth, summarise
+from numpyro_onestep.evidence import (
+    Evidence,
+    Pool,
+    draw,
+    draw_pool,
+    map_in_batches,
+    pareto_smooth,
+    summarise,
+)
 from numpyro_onestep.potential import FunctionPotential
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 from tests.conftest import correlated_gaussian, random_flow
@@ -136,3 +144,15 @@ def test_a_pool_without_a_possible_draw_says_so():
     evidence, _ = summarise(pool_of(jnp.full(10, jnp.nan)))
     assert evidence.log_evidence == -math.inf
     assert evidence.num_non_finite == 10
+
+
+@pytest.mark.parametrize(
+    ("k", "doubtful"), [(0.5, False), (0.62, False), (0.65, True), (0.9, True), (math.nan, True)]
+)
+def test_weights_are_doubtful_where_k_may_be_above_its_limit(k, doubtful):
+    # Of 40,000 weights the largest 600 are the tail: at k = 0.65 the standard error is 0.067.
+    evidence = Evidence(0.0, 0.1, 0.0, 0.1, k, 3e4, 40_000, 0.0, 0.0, 0, 1e-6)
+    assert evidence.pareto_k_limit == 0.7
+    assert evidence.doubtful == doubtful
+    # Fewer draws say less: of 100 the limit is 1 - 1 / 2.
+    assert evidence._replace(num_draws=100).pareto_k_limit == 0.5
