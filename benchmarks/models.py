@@ -36,6 +36,15 @@ class Posterior:
         stored = np.load(DATA / f"{self.name}.npz")
         return stored["mean"], stored["sd"], int(stored["effective_size"])
 
+    def errors(self, draws: dict) -> dict[str, float]:
+        """Largest error of any parameter's mean, in sd, and of any log sd."""
+        mean, sd, _ = self.reference()
+        values = np.asarray(self.parameters(draws), np.float64)
+        return {
+            "mean_error": float(np.abs((values.mean(0) - mean) / sd).max()),
+            "log_sd_error": float(np.abs(np.log(values.std(0) / sd)).max()),
+        }
+
 
 def _regression(beta_prior, sigma_prior, design):
     def model(y, *columns):

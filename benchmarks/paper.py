@@ -76,10 +76,7 @@ def measure(target: Target, num_steps: int, seed: int) -> dict:
     if target.sample is not None:
         row |= exact_figures(target, sampler, seed)
     if target.posterior is not None:
-        mean, sd, _ = target.posterior.reference()
-        values = np.asarray(target.posterior.parameters(sampler.get_samples()), np.float64)
-        row["mean_error"] = float(np.abs((values.mean(0) - mean) / sd).max())
-        row["log_sd_error"] = float(np.abs(np.log(values.std(0) / sd)).max())
+        row |= target.posterior.errors(sampler.get_samples())
     return row
 
 

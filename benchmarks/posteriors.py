@@ -15,7 +15,6 @@ import sys
 import tempfile
 
 import jax
-import numpy as np
 
 from benchmarks.methods import METHODS
 from benchmarks.models import POSTERIORS
@@ -34,12 +33,9 @@ def measure(name: str, method: str, seed: int, warm: bool) -> dict:
         draws, figures = METHODS[method](posterior, jax.random.key(seed), warm_key)
     except Exception as error:
         return {**about, "error": f"{type(error).__name__}: {error}"[:300]}
-    mean, sd, _ = posterior.reference()
-    values = np.asarray(posterior.parameters(draws), np.float64)
     figures |= {
         **about,
-        "mean_error": float(np.abs((values.mean(0) - mean) / sd).max()),
-        "log_sd_error": float(np.abs(np.log(values.std(0) / sd)).max()),
+        **posterior.errors(draws),
     }
     if posterior.log_evidence is not None:
         for figure in ("elbo", "log_evidence"):

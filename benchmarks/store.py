@@ -72,9 +72,11 @@ class Results:
         with self.path.open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            rows = json.loads(file.read() or "[]")
+            rows = [*json.loads(file.read() or "[]"), {**row, "machine": machine()}]
             file.truncate(0)
-            json.dump([*rows, {**row, "machine": machine()}], file, indent=0, default=float)
+            # A row a line, so that a change of one shows as such.
+            lines = ",\n".join(json.dumps(row, default=float) for row in rows)
+            file.write(f"[\n{lines}\n]\n")
 
 
 def table(rows: list[dict], columns: dict[str, tuple[str, int | None]]) -> str:

@@ -51,15 +51,14 @@ def move_until_level(
     What a single round adds may be too little to prove, so draws are compared with the first ones,
     and where the weights are `doubtful` anyway nothing need be proven: all rounds are made.
     """
-    at, taken, proven = x, 0, 0.0
+    at, taken = x, 0
     suspected = max(_SUSPECTED, NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / x.shape[1]))
     for index in range(most_rounds):
         at = move(potential, at, jr.fold_in(rng_key, index), num_steps)
         taken += num_steps
-        proven = spread_shift(x, at, _PROVEN)
         if not doubtful and not spread_shift(x, at, suspected):
             break
-    return Moved(at, taken, proven)
+    return Moved(at, taken, spread_shift(x, at, _PROVEN))
 
 
 def spread_shift(before: Float[Array, "n d"], after: Float[Array, "n d"], errors: float) -> float:

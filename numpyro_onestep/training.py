@@ -274,9 +274,8 @@ def run_chunk(
         # A fold is straightened by the draws around it, which a step too far has left too few of.
         # A mixture leaves little to bend, and folds in heavy tails stay: there each is undone.
         too_far = records.folded > _MOST_FOLDED
-        undone = too_far
-        if not isinstance(potential.noise, StandardNormal):
-            undone = records.folded > 0.0
+        bends = isinstance(potential.noise, StandardNormal)
+        undone = too_far if bends else records.folded > 0.0
         flow = jnp.where(undone, teacher, flow + (rate * pace).astype(flow.dtype) * updates)
         pace = jnp.where(too_far, _PACE_AFTER_FOLD * pace, pace)
         records = records._replace(non_finite=records.non_finite + ~finite)
