@@ -80,6 +80,14 @@ def targets() -> dict[str, Target]:
         many_well("many_well_20", 20, 10),
         mixture("rare_of_two_30d", pair, 1.0, [0.97, 0.03]),
         mixture("five_100d", rng.uniform(-20, 20, (5, 100)), 1.0, np.ones(5)),
+        mixture("nested_2d", np.array([[0.5, 0.0], [0.0, 0.0]]), [0.1, 5.0], [0.4, 0.6]),
+        mixture("nested_20d", np.stack([np.full(20, 0.5), np.zeros(20)]), [0.5, 3.0], np.ones(2)),
+        mixture(
+            "widths_12_2d",
+            rng.uniform(-40, 40, (12, 2)),
+            np.geomspace(0.1, 5.0, 12),
+            rng.dirichlet(np.ones(12)),
+        ),
     ]
     return {target.name: target for target in found}
 

@@ -133,7 +133,8 @@ def exact_figures(target: Target, sampler: OneStep, seed: int) -> dict:
     }
     if target.means is not None:
         for name, points in (("", draws), ("_own", own)):
-            nearest = ((points[:, None] - target.means) ** 2).sum(-1).argmin(1)
+            apart = ((points[:, None] - target.means) ** 2).sum(-1) / target.widths**2
+            nearest = (apart + 2 * target.dim * np.log(target.widths)).argmin(1)
             shares = np.bincount(nearest, minlength=len(target.means)) / len(points)
             figures[f"modes{name}"] = int(np.sum(shares > 0))
             figures[f"tv{name}"] = float(0.5 * np.abs(shares - target.weights).sum())

@@ -32,29 +32,35 @@ class Target:
     sample: Callable | None = None  # (generator, n) -> exact draws
     means: np.ndarray | None = None  # of a mixture's components
     weights: np.ndarray | None = None
+    widths: np.ndarray | float = 1.0  # of the components, up to a common factor
     wells: int = 0  # leading coordinates with two wells
     posterior: Posterior | None = None
     many_modes: bool = False
 
 
-def mixture(name: str, means, scale: float, weights, df: float | None = None) -> Target:
-    """Isotropic Gaussians, or Student t with `df` degrees of freedom in each coordinate."""
-    d, weights = means.shape[1], np.asarray(weights) / np.sum(weights)
+def mixture(name: str, means, scale, weights, df: float | None = None) -> Target:
+    """Isotropic Gaussians, or Student t with `df` degrees of freedom in each coordinate.
+
+    One scale for all, or one for each.
+    """
+    (num, d), weights = means.shape, np.asarray(weights) / np.sum(weights)
+    widths = np.broadcast_to(scale, num)
     loc, log_weights = jnp.asarray(means, jnp.float32), jnp.log(jnp.asarray(weights, jnp.float32))
+    scales = jnp.asarray(widths, jnp.float32)
     kernel = numpyro.distributions.Normal() if df is None else numpyro.distributions.StudentT(df)
 
     def potential(x):
-        log_densities = kernel.log_prob((x - loc) / scale).sum(-1) - d * jnp.log(scale)
+        log_densities = kernel.log_prob((x - loc) / scales[:, None]).sum(-1) - d * jnp.log(scales)
         return -jax.nn.logsumexp(log_weights + log_densities)
 
     def sample(rng, n):
         size = n, d
         noise = rng.standard_normal(size) if df is None else rng.standard_t(df, size)
-        return means[rng.choice(len(means), n, p=weights)] + scale * noise
+        which = rng.choice(num, n, p=weights)
+        return means[which] + widths[which, None] * noise
 
-    return Target(
-        name, d, 0.0, potential, sample=sample, means=means, weights=weights, many_modes=True
-    )
+    known = {"means": means, "weights": weights, "widths": widths}
+    return Target(name, d, 0.0, potential, sample=sample, many_modes=True, **known)
 
 
 def _well(t):

@@ -59,36 +59,32 @@ def find_missed(
     potential: WhitenedPotential,
     start: Float[Array, " d"],
     x: Float[Array, "n d"],
+    mean_energy: float,
     rng_key: PRNGKeyArray,
     training_seconds: float,
 ) -> Missed | None:
-    """Modes that descents find and equally weighted draws do not reach, or None.
+    """Modes that descents find and equally weighted draws, of such a mean energy, do not reach.
 
-    Costs the descents and a few distances where there is nothing to suspect.  In more than 512
-    dimensions, where a descent takes long, and with fewer than 50 draws it is not made.
+    None where there are none.  Costs the descents and a few distances, and compiles nothing, where
+    no minimum is both away from the draws and near their energy.  In more than 512 dimensions,
+    where a descent takes long, and with fewer than 50 draws it is not made.
     """
     base = potential.base
     if start.size > LARGEST_MATCHED or len(x) < _FEWEST_DRAWS:
         return None
-    if not isinstance(base, GaussianBase):
+    if not isinstance(base, GaussianBase) or not np.isfinite(mean_energy):
         return None
     factor = np.asarray(base.scale_tril, np.float64)
-    ends = _minima(potential, factor, _starts(start, base, rng_key), training_seconds)
+    starts = _starts(start, base, rng_key)
+    ends, end_energies = _minima(potential, factor, starts, training_seconds)
     draws = np.asarray(x, np.float64)
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
     if len(ends) == 0 or len(draws) < _FEWEST_DRAWS:
         return None
-    pool = _Cloud(draws, num_judged := min(_NUM_JUDGED, len(draws) // 4))
-    suspects = ends[pool.away(ends)]
-    if len(suspects) == 0:
-        return None
-    energies = _energies(potential, draws[:num_judged])
-    energies = energies[np.isfinite(energies)]
-    if len(energies) == 0:
-        return None
-    usual = energies.mean()
+    pool = _Cloud(draws, min(_NUM_JUDGED, len(draws) // 4))
     d = draws.shape[1]
-    suspects = suspects[_energies(potential, suspects) - usual + d / 2 < _HOPELESS + d]
+    hopeful = end_energies - mean_energy + d / 2 < _HOPELESS + d
+    suspects = ends[hopeful & pool.away(ends)]
     if len(suspects) == 0:
         return None
     starts = jnp.repeat(jnp.asarray(suspects, x.dtype), _CHAINS_EACH, 0)
@@ -109,7 +105,7 @@ def find_missed(
             continue
         modes.append((mean, spread))
         times_found.append(1)
-        log_odds = usual - energy[index].mean() + np.log(spread).sum()
+        log_odds = mean_energy - energy[index].mean() + np.log(spread).sum()
         odds += float(np.exp(np.clip(log_odds, -700, 50)))
         if log_odds > heaviest:
             heaviest, where = log_odds, suspects[index]
@@ -119,12 +115,12 @@ def find_missed(
 
 
 def _minima(potential: WhitenedPotential, scale_tril, starts, training_seconds: float):
-    """Ends of descents that arrived.
+    """Ends of descents that arrived, and the energies there.
 
     One after the other, by the program that the base's own descent has left compiled: most take
     milliseconds, and compiling another one would take a second.
     """
-    begin, ends = time.perf_counter(), []
+    begin, ends, energies = time.perf_counter(), [], []
     for index, at in enumerate(starts):
         late = time.perf_counter() - begin > _LARGEST_SHARE * training_seconds
         if late and index >= _FEWEST_DESCENTS:
@@ -133,7 +129,8 @@ def _minima(potential: WhitenedPotential, scale_tril, starts, training_seconds: 
         slope = np.asarray(end.gradient, np.float64)
         if np.isfinite(slope).all() and np.linalg.norm(slope @ scale_tril) < _FLAT:
             ends.append(np.asarray(end.path)[-1])
-    return np.reshape(ends, (len(ends), starts.shape[1]))
+            energies.append(float(end.energy))
+    return np.reshape(ends, (len(ends), starts.shape[1])), np.asarray(energies)
 
 
 def _starts(

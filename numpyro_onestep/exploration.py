@@ -1,11 +1,13 @@
 """A tempered population of particles, which finds every mode and its share of the mass.
 
 Descents say where modes are and how far apart.  The first distribution is a Gaussian as wide as
-that, mixed with a Gaussian at each mode where these can be counted.  It is turned into the target
-in small steps of inverse temperature, exp(-(1 - b) U_0 - b U), with the particles weighed,
-resampled and moved by Hamiltonian Monte Carlo at each (sequential Monte Carlo samplers: Del Moral,
-Doucet and Jasra, JRSS B 2006).  Each particle meets the barriers while they are still low, and a
-mode too small to be met by chance is there from the start.
+that, mixed with a Gaussian at each mode where these can be counted; and half of it is the same at
+widths two to a thousand times as large, since a mode can lie inside a wider one, to whose middle no
+descent leads.  It is turned into the target in small steps of inverse temperature,
+exp(-(1 - b) U_0 - b U), with the particles weighed, resampled and moved by Hamiltonian Monte Carlo
+at each (sequential Monte Carlo samplers: Del Moral, Doucet and Jasra, JRSS B 2006).  Each particle
+meets the barriers while they are still low, and a mode too small to be met by chance is there from
+the start.
 """
 
 from typing import NamedTuple
@@ -22,7 +24,7 @@ from numpyro_onestep.compilation import compiled
 from numpyro_onestep.evidence import map_in_batches, without_nan
 from numpyro_onestep.modes import Modes, find_modes
 from numpyro_onestep.moves import hamiltonian_steps
-from numpyro_onestep.noise import NormalMixture, normal_mixture
+from numpyro_onestep.noise import AbstractNoise, ScaleMixture, normal_mixture
 from numpyro_onestep.potential import AbstractPotential
 from numpyro_onestep.resampling import systematic
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
@@ -30,6 +32,10 @@ from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 # The wide Gaussian is so much wider than the spread of the descents' ends, those at the modes than
 # Laplace's approximations.
 _INFLATION = 1.5
+# Half of the particles start at the first width, the others at the rest in equal parts.
+_WIDTHS = 2.0 ** np.arange(11)
+# The first draws cost one evaluation each, and most of the wide ones are of no use.
+_FIRST_DRAWS = 4  # for every particle
 MOST_DIMENSIONS = 128  # a Hessian at every descent's end
 # More modes than this are left to the wide Gaussian.
 _MOST_LISTED = 128
@@ -44,7 +50,7 @@ class Tempered(eqx.Module):
     """(1 - b) U_0 + b U."""
 
     target: AbstractPotential
-    reference: NormalMixture
+    reference: AbstractNoise
     inverse_temperature: Float[Array, ""]
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
@@ -94,7 +100,7 @@ def explore(
     key_starts, key_first, key_moves = (jr.fold_in(rng_key, index) for index in range(3))
     modes = find_modes(potential, start, key_starts)
     reference = _first_distribution(modes, base, start.dtype)
-    x = _draws(reference, key_first, num_particles, start)
+    x = _draws(reference, key_first, _FIRST_DRAWS * num_particles, start)
     done, log_evidence, step_size = 0.0, 0.0, 0.3
     rng = np.random.default_rng(np.asarray(jr.key_data(key_moves)))
     for index in range(_MOST_TEMPERATURES):
@@ -112,7 +118,7 @@ def explore(
         log_evidence += logsumexp(log_weights) - np.log(len(rate))
         done = min(done + step, 1.0)
         weights = np.exp(log_weights - logsumexp(log_weights))
-        x = jnp.asarray(x)[systematic(rng, weights, len(weights))]
+        x = jnp.asarray(x)[systematic(rng, weights, num_particles)]
         tempered = Tempered(potential, reference, jnp.asarray(done, start.dtype))
         whitened = WhitenedPotential(tempered, _spread(x))
         sizes = np.asarray([0.3 * step_size, step_size], start.dtype)
@@ -127,28 +133,34 @@ def explore(
     )
 
 
-def _first_distribution(modes: Modes, base: GaussianBase, dtype) -> NormalMixture:
-    """Half a Gaussian wide enough for the ends of most descents, half the modes by their mass."""
+def _first_distribution(modes: Modes, base: GaussianBase, dtype) -> ScaleMixture:
+    """Half a Gaussian wide enough for the ends of most descents, half the modes by their mass.
+
+    Both at many widths.
+    """
     low, middle, high = np.quantile(modes.ends, [0.05, 0.5, 0.95], axis=0)
     spread = (high - low) / 3.29  # the distance of these quantiles in a Gaussian's units
     own = np.sqrt((np.asarray(base.scale_tril, np.float64) ** 2).sum(1))
     weights, loc, scale_tril = np.ones(1), middle[None], np.diag(_INFLATION * (spread + own))[None]
-    if 1 < len(modes.loc) <= _MOST_LISTED:
+    if 0 < len(modes.loc) <= _MOST_LISTED:
         # Laplace's masses are rough: their square roots leave none without particles.
         shares = np.exp(0.5 * (modes.log_mass - modes.log_mass.max()))
         weights = np.concatenate([weights, shares / shares.sum()]) / 2
         loc = np.concatenate([loc, modes.loc])
         scale_tril = np.concatenate([scale_tril, _INFLATION * modes.scale_tril])
-    return normal_mixture(np.log(weights), loc, scale_tril, dtype)
+    mixture = normal_mixture(np.log(weights), loc, scale_tril, dtype)
+    shares = np.full(len(_WIDTHS), 0.5 / (len(_WIDTHS) - 1))
+    shares[0] = 0.5
+    return ScaleMixture(mixture, jnp.asarray(np.log(shares), dtype), jnp.asarray(_WIDTHS, dtype))
 
 
 @compiled
-def _draws(reference: NormalMixture, rng_key: PRNGKeyArray, num: int, like: Float[Array, " d"]):
+def _draws(reference: AbstractNoise, rng_key: PRNGKeyArray, num: int, like: Float[Array, " d"]):
     return reference.sample(rng_key, num, like)
 
 
 @compiled
-def _tempering_rate(potential: AbstractPotential, reference: NormalMixture, x: Float[Array, "n d"]):
+def _tempering_rate(potential: AbstractPotential, reference: AbstractNoise, x: Float[Array, "n d"]):
     tempered = Tempered(potential, reference, jnp.zeros((), x.dtype))
     return map_in_batches(lambda at: tempered(at) - potential(at), x, 1000)
 

@@ -28,7 +28,11 @@ class AbstractNoise(eqx.Module):
 
     @abc.abstractmethod
     def sample(
-        self, rng_key: PRNGKeyArray, num: int, like: Float[Array, " d"], scale=1.0
+        self,
+        rng_key: PRNGKeyArray,
+        num: int,
+        like: Float[Array, " d"],
+        scale: float | Float[Array, " n"] = 1.0,
     ) -> Float[Array, "n d"]:
         """Independent draws, of the length and type of `like`; the scale may be one for each."""
 
@@ -80,16 +84,36 @@ class NormalMixture(AbstractNoise):
 
     def log_components(self, z: Float[Array, "n d"], scale: float = 1.0) -> Float[Array, "n c"]:
         """Log densities of the single components, without their weights."""
-        white = jnp.einsum("cij,ncj->nci", self.inverse, z[:, None] - self.loc) / scale
+        white = jnp.einsum("cij,ncj->nci", self.inverse, z[:, None] - self.loc)
         log_det = jnp.log(jnp.diagonal(self.inverse, axis1=1, axis2=2)).sum(1)
-        log_normal = jax.vmap(jax.vmap(standard_normal_log_density))(white)
-        return log_normal + log_det - z.shape[1] * jnp.log(scale)
+        # The scale comes in after the sum, so that many scales cost one product (ScaleMixture).
+        log_normal = -0.5 * jnp.sum(white**2, -1) / scale**2
+        return log_normal + log_det - z.shape[1] * (jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi))
 
 
 def normal_mixture(log_weights, loc, scale_tril, dtype) -> NormalMixture:
     """From the components' parameters, in double precision."""
     parts = log_weights, loc, scale_tril, np.linalg.inv(scale_tril)
     return NormalMixture(*(jnp.asarray(part, dtype) for part in parts))
+
+
+class ScaleMixture(AbstractNoise):
+    """A mixture of Gaussians at several widths each: heavy tails, of any weight wanted."""
+
+    mixture: NormalMixture
+    log_shares: Float[Array, " s"]
+    scales: Float[Array, " s"]
+
+    def sample(self, rng_key, num, like, scale=1.0):
+        """Draws: a width each, then one of the mixture."""
+        key_width, key_draw = jr.split(rng_key)
+        width = self.scales[jr.categorical(key_width, self.log_shares, shape=(num,))]
+        return self.mixture.sample(key_draw, num, like, scale * width)
+
+    def log_density(self, z, scale=1.0):
+        """Log of the weighted sum over widths."""
+        log_widths = jax.vmap(lambda width: self.mixture.log_density(z, scale * width))(self.scales)
+        return jax.nn.logsumexp(self.log_shares + log_widths)
 
 
 class ProductMixture(AbstractNoise):

@@ -155,7 +155,7 @@ class OneStep(Results):
         self._last = run = max(attempts, key=_quality)
         run.corrected = correct(run, settings, key_correct)
         x, budget = run.corrected.x, seconds["training"]
-        run.missed = find_missed(whitened, start, x, key_missed, budget)
+        run.missed = find_missed(whitened, start, x, _mean_energy(run), key_missed, budget)
         run.samples = jax.block_until_ready(self._constrain(x))
         _lap(seconds, "draws", clock)
         run.messages = diagnostics.check(
@@ -236,6 +236,14 @@ def _quality(run: Run) -> tuple[bool, float]:
     """By which one run is better than another: the ELBO of a map that folds is no bound."""
     assert run.evidence is not None
     return not diagnostics.folds(run.evidence), run.evidence.elbo
+
+
+def _mean_energy(run: Run) -> float:
+    """The posterior's, from the weighted pool (nats)."""
+    assert run.pool is not None
+    assert run.smoothed is not None
+    energy = -np.asarray(run.pool.log_density, np.float64)
+    return float(np.exp(run.smoothed) @ np.where(np.isfinite(energy), energy, 0.0))
 
 
 def _initial_flow(start: Float[Array, " d"], rng_key: PRNGKeyArray, settings: Settings) -> FlowMap:

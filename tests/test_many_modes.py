@@ -133,6 +133,28 @@ def test_rare_modes_hundreds_of_widths_apart():
     np.testing.assert_allclose(shares, 0.05, atol=5 * np.sqrt(2 * 0.05 * 0.95 / 4000))
 
 
+@pytest.mark.parametrize(("d", "scales"), [(2, (0.1, 5.0)), (10, (0.3, 3.0))])
+def test_a_narrow_mode_inside_a_wide_one(d, scales):
+    """Every descent near the middle ends in the narrow one, and half the mass is elsewhere."""
+    loc, scale = jnp.stack([jnp.zeros(d), jnp.full(d, 0.5)]), jnp.array(scales)
+
+    def potential(x):
+        squares = jnp.sum((x - loc) ** 2, axis=1) / scale**2
+        return -jax.nn.logsumexp(
+            -0.5 * squares - d * jnp.log(scale * jnp.sqrt(2 * jnp.pi)) + jnp.log(0.5)
+        )
+
+    sampler = OneStep(potential_fn=potential, many_modes=True, progress_bar=False)
+    sampler.run(jr.key(0), init_params=jnp.full(d, 0.1))
+    assert -0.05 < sampler.elbo < 4 * sampler.elbo_std_error
+    assert abs(sampler.log_evidence) < 0.02
+    x = np.asarray(sampler.get_samples())
+    # Hardly a draw of the wide one is within six widths of the narrow one's middle: at most one in
+    # a hundred, in two dimensions.
+    share = ((x**2).sum(1) < (6 * scales[0]) ** 2 * d / 2).mean()
+    assert abs(share - 0.5) < 0.01 + 5 * np.sqrt(2 * 0.25 / 4000)
+
+
 def test_too_many_dimensions_to_explore_are_refused():
     sampler = OneStep(
         potential_fn=lambda x: 0.5 * jnp.sum(x**2), many_modes=True, progress_bar=False

@@ -6,7 +6,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
-from numpyro_onestep.noise import STANDARD_NORMAL, ProductMixture, normal_mixture
+from numpyro_onestep.noise import STANDARD_NORMAL, ProductMixture, ScaleMixture, normal_mixture
 
 WEIGHTS = np.array([0.3, 0.7])
 LOC = np.array([[-3.0, 1.0], [2.0, 0.0]])
@@ -44,7 +44,19 @@ def test_a_product_has_the_density_of_its_coordinates():
     assert quad(density, -9, 9, args=(0,))[0] == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("noise", [STANDARD_NORMAL, mixture(), PRODUCT], ids=lambda n: n.__class__)
+WIDE = ScaleMixture(mixture(), jnp.log(jnp.array([0.6, 0.4])), jnp.array([1.0, 3.0]))
+
+
+def test_widths_have_the_density_of_their_mixture():
+    z = jnp.array([0.3, 4.9])
+    parts = [jnp.exp(mixture().log_density(z, width)) for width in (2.0, 6.0)]
+    expected = jnp.log(0.6 * parts[0] + 0.4 * parts[1])
+    np.testing.assert_allclose(WIDE.log_density(z, 2.0), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "noise", [STANDARD_NORMAL, mixture(), WIDE, PRODUCT], ids=lambda n: n.__class__
+)
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 def test_draws_follow_the_density(noise, scale):
     # E[exp(log r - log n)] over draws of n is 1 for any density r within reach of n.
