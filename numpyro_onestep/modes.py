@@ -13,17 +13,21 @@ from numpyro_onestep.laplace import hessian
 from numpyro_onestep.potential import AbstractPotential
 
 # Descents start this far from where the model starts, in every coordinate; those of later batches
-# so many times the modes' own spread from their middle, to look between them and beyond them.
+# so many times the modes' own spread from their middle, to look between them and beyond them, and
+# in every other batch as far in each coordinate as in the one that spreads most: few modes may
+# agree in a coordinate in which others do not.
 _START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
 # From so far a descent may stop anywhere: only those that arrive say something.
 _FAR = 1000.0
 _SPREADS = (0.5, 1.0, 1.0, 2.0, 5.0)
 _STARTS_PER_SCALE = 80
 _DESCENT_STEPS = 100
-# Batches follow one another until three in a row find nothing new and, by Chao's estimate, fewer
-# than half a mode is left to find.
-_MOST_BATCHES = 12
-_QUIET_BATCHES = 3
+# Batches follow one another until so many in a row find nothing new and, by Chao's estimate, fewer
+# than half a mode is left to find, or there were four times as many in all.  In few dimensions,
+# where the basin of a mode narrower than the rest is not yet lost, it is worth looking longer.
+_QUIET_BATCHES_1D = 150  # divided by the dimension, and between these two
+_FEWEST_QUIET, _MOST_QUIET = 3, 30
+_MOST_TIMES_QUIET = 4
 _ENOUGH_MODES = 256  # beyond which more would not be listed
 # Two ends are one mode within so many standard deviations of the Gaussian at the better one.
 _SAME = 2.0
@@ -44,29 +48,32 @@ def find_modes(
     potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> Modes:
     """Descend from around `start` at several distances, and keep what is a minimum."""
-    found: list[tuple[np.ndarray, ...]] = []
+    d = start.size
+    minima, ends = _Minima.none(d), []
     middle, spread = np.asarray(start), np.ones_like(start)
-    scales, known, quiet, num_batches = _START_SCALES, 0, 0, 0
-    while True:
+    scales, quiet = _START_SCALES, 0
+    quiet_batches = int(np.clip(_QUIET_BATCHES_1D // d, _FEWEST_QUIET, _MOST_QUIET))
+    for batch_index in range(_MOST_TIMES_QUIET * quiet_batches):
+        known = len(minima.energy)
         for scale in scales:
-            index = np.asarray(len(found))
+            index = np.asarray(len(ends))
             batch = _descents(potential, middle, scale * spread, rng_key, index)
-            parts = tuple(np.asarray(part, np.float64) for part in batch)
-            found.append((*parts, np.full(len(parts[0]), scale >= _FAR)))
-        num_batches += 1
-        parts = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        modes, times_found = _distinct(*parts)
-        num = len(modes.loc)
-        quiet = quiet + 1 if num == known else 0
-        known = num
-        enough = quiet >= _QUIET_BATCHES and unseen(times_found) < 0.5
-        if enough or num > _ENOUGH_MODES or num_batches == _MOST_BATCHES:
-            return modes
-        if num > 0:
-            own = np.sqrt((modes.scale_tril**2).sum(2)).max(0)
-            middle = (0.5 * (modes.loc.min(0) + modes.loc.max(0))).astype(start.dtype)
-            spread = (0.5 * np.ptp(modes.loc, axis=0) + own).astype(start.dtype)
+            found, telling = _arrived(*(np.asarray(part, np.float64) for part in batch))
+            minima = minima.merged(found)
+            ends.append(telling if scale < _FAR else found.loc)
+        quiet = quiet + 1 if len(minima.energy) == known else 0
+        enough = quiet >= quiet_batches and unseen(list(minima.times_found)) < 0.5
+        if enough or len(minima.energy) > _ENOUGH_MODES:
+            break
+        if len(minima.energy) > 0:
+            own = np.sqrt(np.diagonal(np.linalg.inv(minima.curvature), axis1=1, axis2=2)).max(0)
+            middle = (0.5 * (minima.loc.min(0) + minima.loc.max(0))).astype(start.dtype)
+            apart = 0.5 * np.ptp(minima.loc, axis=0) / own
+            if batch_index % 2:
+                apart = apart.max()
+            spread = ((1 + apart) * own).astype(start.dtype)
             scales = _SPREADS
+    return minima.modes(np.concatenate(ends))
 
 
 def compile_ahead(
@@ -86,36 +93,60 @@ def unseen(times_found: list[int]) -> float:
     return once * (once - 1) / (2 * (twice + 1))
 
 
-def _distinct(ends, energy, gradient, curvature, far) -> tuple[Modes, list[int]]:
-    """The distinct minima, and how often each was found.
+class _Minima(NamedTuple):
+    """Distinct ones, the lowest first."""
+
+    loc: Float[np.ndarray, "m d"]
+    energy: Float[np.ndarray, " m"]
+    curvature: Float[np.ndarray, "m d d"]
+    times_found: Int[np.ndarray, " m"]
+
+    @classmethod
+    def none(cls, d: int) -> "_Minima":
+        return cls(np.zeros((0, d)), np.zeros(0), np.zeros((0, d, d)), np.zeros(0, int))
+
+    def merged(self, other: "_Minima") -> "_Minima":
+        """Of each kind the lowest, and how often it was found in all."""
+        loc, energy, curvature, times = (
+            np.concatenate(parts) for parts in zip(self, other, strict=True)
+        )
+        kept: dict[int, int] = {}
+        for index in np.argsort(energy, kind="stable"):
+            if kept:
+                better = list(kept)
+                apart = _distances(loc[better] - loc[index], curvature[better])
+                if apart.min() <= _SAME:
+                    kept[better[int(apart.argmin())]] += int(times[index])
+                    continue
+            kept[int(index)] = int(times[index])
+        order = list(kept)
+        return _Minima(
+            loc[order], energy[order], curvature[order], np.array(list(kept.values()), int)
+        )
+
+    def modes(self, ends: Float[np.ndarray, "n d"]) -> Modes:
+        """Laplace's approximation at each, the heaviest first."""
+        d = self.loc.shape[1]
+        log_mass = -self.energy + 0.5 * d * np.log(2 * np.pi)
+        log_mass -= 0.5 * np.linalg.slogdet(self.curvature)[1]
+        order = np.argsort(-log_mass, kind="stable")
+        covariance = np.linalg.inv(self.curvature[order])
+        scale_tril = np.linalg.cholesky(0.5 * (covariance + covariance.transpose(0, 2, 1)))
+        return Modes(self.loc[order], scale_tril, log_mass[order], ends)
+
+
+def _arrived(loc, energy, gradient, curvature) -> tuple[_Minima, Float[np.ndarray, "n d"]]:
+    """The ends that are minima, and all that are finite.
 
     An end where the curvature is not positive, or from where Newton's step would lead away, is no
     mode: a density that rises without bound into a neck has such ends.
     """
     fine = np.isfinite(energy) & np.isfinite(curvature).all((1, 2)) & np.isfinite(gradient).all(1)
-    loc, energy, gradient, curvature = (v[fine] for v in (ends, energy, gradient, curvature))
+    ends, energy, gradient, curvature = (v[fine] for v in (loc, energy, gradient, curvature))
     eigenvalues, vectors = np.linalg.eigh(curvature)
     newton = np.einsum("nij,ni->nj", vectors, gradient) / np.sqrt(np.maximum(eigenvalues, 1e-30))
     good = (eigenvalues[:, 0] > 1e-8 * eigenvalues[:, -1]) & ((newton**2).sum(1) < _ARRIVED**2)
-    telling = ~far
-    telling[fine] |= good
-    loc, energy, curvature, eigenvalues = (v[good] for v in (loc, energy, curvature, eigenvalues))
-    d = loc.shape[1]
-    log_mass = -energy + 0.5 * d * np.log(2 * np.pi) - 0.5 * np.log(eigenvalues).sum(1)
-    times_found: dict[int, int] = {}
-    for index in np.argsort(energy, kind="stable"):
-        kept = list(times_found)
-        if kept:
-            apart = _distances(loc[kept] - loc[index], curvature[kept])
-            if apart.min() <= _SAME:
-                times_found[kept[int(apart.argmin())]] += 1
-                continue
-        times_found[int(index)] = 1
-    kept = sorted(times_found, key=lambda index: -log_mass[index])
-    covariance = np.linalg.inv(curvature[kept])
-    scale_tril = np.linalg.cholesky(0.5 * (covariance + covariance.transpose(0, 2, 1)))
-    modes = Modes(loc[kept], scale_tril, log_mass[kept], ends[telling])
-    return modes, [times_found[index] for index in kept]
+    return _Minima(ends[good], energy[good], curvature[good], np.ones(good.sum(), int)), ends
 
 
 def _distances(apart, curvature):
