@@ -142,7 +142,8 @@ class OneStep(Results):
         attempts = []
         for num_steps in settings.step_budgets(start.size):
             attempt = replace(settings, num_flow_steps=num_steps)
-            trained = training.train(flow, whitened, jr.fold_in(key_train, num_steps), attempt)
+            key = jr.fold_in(key_train, num_steps)
+            trained = training.train(flow, whitened, key, attempt, float(base_fit.elbo))
             clock = _lap(seconds, "training", clock)
             # From here on the trained flow is safe, whatever happens to the draws.
             self._last = run = Run(*about, trained, seconds, num_steps)

@@ -47,6 +47,9 @@ _NEGLIGIBLE_GAP = 0.002
 # Where the map folds at more than this share of a batch, training goes back to the teacher and on
 # at this share of its pace.
 _MOST_FOLDED, _PACE_AFTER_FOLD = 0.25, 0.7
+# A chunk has lost what was there if its ELBO is so many nats and standard errors lower; at this
+# share of the pace the next may not.
+_BELOW, _BELOW_ERRORS, _PACE_BELOW = 0.05, 4.0, 0.3
 # Time that a Langevin chain takes a step of: a fifth of what it takes to forget its place.
 _LANGEVIN_STEP = 0.2
 # A rise of this share of the remaining gap is slow: twice the time would not gain half of it.
@@ -108,10 +111,15 @@ class TrainingResult:
 
 
 def train(
-    flow: FlowMap, potential: WhitenedPotential, rng_key: PRNGKeyArray, settings: Settings
+    flow: FlowMap,
+    potential: WhitenedPotential,
+    rng_key: PRNGKeyArray,
+    settings: Settings,
+    first_elbo: float = -math.inf,
 ) -> TrainingResult:
     """Train the flow on a whitened target, stage by stage.
 
+    Where the noise is a mixture the ELBO does not end below `first_elbo`, that of the flow given.
     An interrupt (Ctrl-C) ends training and returns the flow as it is then.
     """
     result = TrainingResult(flow)
@@ -122,7 +130,8 @@ def train(
         stages.append("evidence")
     for index, stage in enumerate(stages):
         try:
-            _run_stage(stage, result, potential, jr.fold_in(rng_key, index), settings)
+            floor = -math.inf if index or bends(potential) else first_elbo
+            _run_stage(stage, result, potential, jr.fold_in(rng_key, index), settings, floor)
         except KeyboardInterrupt:
             result.interrupted, result.converged = True, False
         if result.interrupted:
@@ -146,29 +155,40 @@ def _run_stage(
     potential: WhitenedPotential,
     rng_key: PRNGKeyArray,
     settings: Settings,
+    floor: float,
 ) -> None:
-    """Run one stage, leaving flow and records in `result` after every chunk."""
+    """Run one stage, leaving flow and records in `result` after every chunk.
+
+    A chunk whose ELBO is below the floor is undone, and the next ones are slower: a step that is
+    small for most of a mixture's components can be many widths of the narrowest.
+    """
     total = settings.max_steps if stage == "evidence" else settings.num_distillation_steps
     num_cooling = int(total * _COOLING_SHARE)
     num_constant = total - num_cooling
     state = initial_state(result.flow, potential, rng_key, settings)
     chunks: list[Records] = []
+    pace = 1.0
 
     num_steps = settings.num_flow_steps or 1
     name = stage if num_steps == 1 else f"{stage}, {num_steps} flow steps"
     with tqdm(total=total, desc=name, unit="it", disable=not settings.progress_bar) as bar:
 
         def advance(state: TrainingState, rates: np.ndarray) -> TrainingState:
+            nonlocal pace
             key = jr.fold_in(rng_key, len(chunks))
             # A chunk always has the same length, so that it is compiled once; a rate of zero
             # leaves the flow alone.
             padded = np.zeros(_CHUNK, rates.dtype)
-            padded[: len(rates)] = rates
+            padded[: len(rates)] = pace * rates
             clock = time.perf_counter()
-            state, records = run_chunk(state, potential, key, padded, settings, stage)
+            new, records = run_chunk(state, potential, key, padded, settings, stage)
             records = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rates)], records)
             result.chunk_seconds.append(time.perf_counter() - clock)
             chunks.append(records)
+            if _below(floor, records.loss):
+                pace *= _PACE_BELOW
+            else:
+                state = new
             result.flow, result.pace = state.flow, float(state.pace)
             result.records[stage] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
             bar.set_postfix(bound=f"{-np.mean(records.loss):.3f}", refresh=False)
@@ -200,6 +220,19 @@ def _run_stage(
         rates = np.linspace(settings.learning_rate, 0.0, num_cooling, dtype=np.float32)
         for begin in range(0, num_cooling, _CHUNK):
             state = advance(state, rates[begin : begin + _CHUNK])
+
+
+def bends(potential: WhitenedPotential) -> bool:
+    """Whether the flow has one Gaussian to bend; a mixture has most of the shape already."""
+    return isinstance(potential.noise, StandardNormal)
+
+
+def _below(floor: float, losses: np.ndarray) -> bool:
+    losses = losses[np.isfinite(losses)]
+    if not math.isfinite(floor) or len(losses) < 2:
+        return False
+    error = losses.std() / len(losses) ** 0.5
+    return floor + losses.mean() > _BELOW + _BELOW_ERRORS * error
 
 
 def recent_rise(losses: np.ndarray) -> tuple[float, float, float]:
@@ -274,8 +307,7 @@ def run_chunk(
         # A fold is straightened by the draws around it, which a step too far has left too few of.
         # A mixture leaves little to bend, and folds in heavy tails stay: there each is undone.
         too_far = records.folded > _MOST_FOLDED
-        bends = isinstance(potential.noise, StandardNormal)
-        undone = too_far if bends else records.folded > 0.0
+        undone = too_far if bends(potential) else records.folded > 0.0
         flow = jnp.where(undone, teacher, flow + (rate * pace).astype(flow.dtype) * updates)
         pace = jnp.where(too_far, _PACE_AFTER_FOLD * pace, pace)
         records = records._replace(non_finite=records.non_finite + ~finite)
@@ -333,7 +365,7 @@ def _evidence_losses(flow, teacher, chains, potential, rng_key, settings: Settin
     surrogate, draws = elbo_loss(
         flow, potential, z, num_steps, settings.force_clip, potential.noise
     )
-    if isinstance(potential.noise, StandardNormal):
+    if bends(potential):
         chains = _langevin(key_chains, chains, jax.tree.map(lambda v: v[:num_chains], draws))
     else:  # the steps of a chain would be of no one size; wider draws go some of the way
         chains = potential.sample_noise(key_chains, num_chains, wide_scale(z.shape[1]))

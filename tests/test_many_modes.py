@@ -133,9 +133,13 @@ def test_rare_modes_hundreds_of_widths_apart():
     np.testing.assert_allclose(shares, 0.05, atol=5 * np.sqrt(2 * 0.05 * 0.95 / 4000))
 
 
-@pytest.mark.parametrize(("d", "scales"), [(2, (0.1, 5.0)), (10, (0.3, 3.0))])
+@pytest.mark.parametrize(("d", "scales"), [(2, (0.1, 100.0)), (10, (0.3, 3.0))])
 def test_a_narrow_mode_inside_a_wide_one(d, scales):
-    """Every descent near the middle ends in the narrow one, and half the mass is elsewhere."""
+    """Every descent near the middle ends in the narrow one, and half the mass is elsewhere.
+
+    Where one is a thousand times as wide, a step of training that is small for it is not for the
+    other.
+    """
     loc, scale = jnp.stack([jnp.zeros(d), jnp.full(d, 0.5)]), jnp.array(scales)
 
     def potential(x):
