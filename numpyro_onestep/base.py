@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from numpyro_onestep.compilation import compiled
 from numpyro_onestep.laplace import laplace, low_rank_laplace
@@ -153,6 +153,7 @@ class Descent(NamedTuple):
     path: Float[Array, "steps d"]
     energy: Float[Array, ""]
     gradient: Float[Array, " d"]
+    num_steps: Int[Array, ""]  # after which it stood still
 
 
 @compiled
@@ -203,7 +204,7 @@ def descend(potential: AbstractPotential, start: Float[Array, " d"], num_steps: 
     begin = 0, start, jnp.full((), jnp.inf, start.dtype), jnp.zeros_like(start), fresh, 0, nowhere
     index, x, value, grad, _, _, path = jax.lax.while_loop(go_on, step, begin)
     path = jnp.where((jnp.arange(num_steps) < index)[:, None], path, x).at[-1].set(x)
-    return Descent(path, jnp.asarray(value), jnp.asarray(grad))
+    return Descent(path, jnp.asarray(value), jnp.asarray(grad), jnp.asarray(index))
 
 
 def _batch_and_match(

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -12,9 +13,9 @@ from numpyro_onestep.compilation import compiled
 from numpyro_onestep.laplace import hessian
 from numpyro_onestep.potential import AbstractPotential
 
-# Descents start this far from where the model starts, in every coordinate; those of later batches
+# Descents start this far from where the model starts, in every coordinate; those of later rounds
 # so many times the modes' own spread from their middle, to look between them and beyond them, and
-# in every other batch as far in each coordinate as in the one that spreads most: few modes may
+# in every other round as far in each coordinate as in the one that spreads most: few modes may
 # agree in a coordinate in which others do not.
 _START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
 # From so far a descent may stop anywhere: only those that arrive say something.
@@ -22,12 +23,13 @@ _FAR = 1000.0
 _SPREADS = (0.5, 1.0, 1.0, 2.0, 5.0)
 _STARTS_PER_SCALE = 80
 _DESCENT_STEPS = 100
-# Batches follow one another until so many in a row find nothing new and, by Chao's estimate, fewer
+# Rounds follow one another until three in a row find nothing new and, by Chao's estimate, fewer
 # than half a mode is left to find, or there were four times as many in all.  In few dimensions,
-# where the basin of a mode narrower than the rest is not yet lost, it is worth looking longer.
-_QUIET_BATCHES_1D = 150  # divided by the dimension, and between these two
-_FEWEST_QUIET, _MOST_QUIET = 3, 30
-_MOST_TIMES_QUIET = 4
+# where the basin of a mode narrower than the rest is not yet lost, up to thirty are asked for, as
+# long as descents are short: until a batch of them has taken so many steps in all.
+_QUIET_ROUNDS, _QUIET_ROUNDS_1D, _MOST_QUIET_ROUNDS = 3, 150, 30
+_MOST_TIMES = 4
+_CHEAP_STEPS = 2500
 _ENOUGH_MODES = 256  # beyond which more would not be listed
 # Two ends are one mode within so many standard deviations of the Gaussian at the better one.
 _SAME = 2.0
@@ -50,26 +52,30 @@ def find_modes(
     """Descend from around `start` at several distances, and keep what is a minimum."""
     d = start.size
     minima, ends = _Minima.none(d), []
-    middle, spread = np.asarray(start), np.ones_like(start)
-    scales, quiet = _START_SCALES, 0
-    quiet_batches = int(np.clip(_QUIET_BATCHES_1D // d, _FEWEST_QUIET, _MOST_QUIET))
-    for batch_index in range(_MOST_TIMES_QUIET * quiet_batches):
+    middle, spread, scales = np.asarray(start), np.ones_like(start), _START_SCALES
+    patience = int(np.clip(_QUIET_ROUNDS_1D // d, _QUIET_ROUNDS, _MOST_QUIET_ROUNDS))
+    quiet = num_rounds = num_steps = 0
+    while True:
         known = len(minima.energy)
         for scale in scales:
             index = np.asarray(len(ends))
-            batch = _descents(potential, middle, scale * spread, rng_key, index)
+            batch, longest = _descents(potential, middle, scale * spread, rng_key, index)
             found, telling = _arrived(*(np.asarray(part, np.float64) for part in batch))
             minima = minima.merged(found)
             ends.append(telling if scale < _FAR else found.loc)
+            num_steps += int(longest)
+        num_rounds += 1
         quiet = quiet + 1 if len(minima.energy) == known else 0
-        enough = quiet >= quiet_batches and unseen(list(minima.times_found)) < 0.5
-        if enough or len(minima.energy) > _ENOUGH_MODES:
+        if num_steps > _CHEAP_STEPS:
+            patience = _QUIET_ROUNDS
+        enough = quiet >= patience and unseen(list(minima.times_found)) < 0.5
+        if enough or len(minima.energy) > _ENOUGH_MODES or num_rounds >= _MOST_TIMES * patience:
             break
         if len(minima.energy) > 0:
             own = np.sqrt(np.diagonal(np.linalg.inv(minima.curvature), axis1=1, axis2=2)).max(0)
             middle = (0.5 * (minima.loc.min(0) + minima.loc.max(0))).astype(start.dtype)
             apart = 0.5 * np.ptp(minima.loc, axis=0) / own
-            if batch_index % 2:
+            if num_rounds % 2 == 0:
                 apart = apart.max()
             spread = ((1 + apart) * own).astype(start.dtype)
             scales = _SPREADS
@@ -161,13 +167,15 @@ def _descents(
     rng_key: PRNGKeyArray,
     index: Int[Array, ""],
 ):
-    """Ends of the descents, and value, gradient and Hessian there."""
+    """Ends of the descents with value, gradient and Hessian there, and the steps of the longest."""
     shape = _STARTS_PER_SCALE, middle.size
     noise = jr.normal(jr.fold_in(rng_key, index), shape, middle.dtype)
 
     def one(at):
-        end = descend(potential, at, _DESCENT_STEPS).path[-1]
+        descent = descend(potential, at, _DESCENT_STEPS)
+        end = descent.path[-1]
         energy, gradient = jax.value_and_grad(potential)(end)
-        return end, energy, gradient, hessian(potential, end)
+        return (end, energy, gradient, hessian(potential, end)), descent.num_steps
 
-    return jax.vmap(one)(middle + spread * noise)
+    found, num_steps = jax.vmap(one)(middle + spread * noise)
+    return found, jnp.max(num_steps)
