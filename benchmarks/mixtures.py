@@ -116,8 +116,9 @@ def main() -> None:
         "# Other mixtures\n\nWritten by `python -m benchmarks.mixtures` on "
         f"{machines(rows)}. `many_modes=True`, one step; columns as in "
         "[paper.md](paper.md); medians, and ranges over seeds. Names say how many modes and "
-        "dimensions; shares of a mode are by the nearest centre, whose total variation is that of "
-        "4000 draws' own noise and of overlap too.\n\n## Evidence\n\n"
+        "dimensions; shares of a mode are by the densest component, its weight left aside, and "
+        "their total variation is that of 4000 draws' own noise and of overlap too."
+        "\n\n## Evidence\n\n"
         f"{by_target(rows, EVIDENCE)}\n\n## Modes and distances\n\n{by_target(rows, MODES)}\n"
     )
 

@@ -32,7 +32,7 @@ class Target:
     sample: Callable | None = None  # (generator, n) -> exact draws
     means: np.ndarray | None = None  # of a mixture's components
     weights: np.ndarray | None = None
-    widths: np.ndarray | float = 1.0  # of the components, up to a common factor
+    widths: np.ndarray | float = 1.0  # of the components; of no matter where all are equal
     wells: int = 0  # leading coordinates with two wells
     posterior: Posterior | None = None
     many_modes: bool = False

@@ -63,11 +63,12 @@ def find_missed(
     rng_key: PRNGKeyArray,
     training_seconds: float,
 ) -> Missed | None:
-    """Modes that descents find and equally weighted draws, of such a mean energy, do not reach.
+    """Modes that descents find and equally weighted draws do not reach, or None.
 
-    None where there are none.  Costs the descents and a few distances, and compiles nothing, where
-    no minimum is both away from the draws and near their energy.  In more than 512 dimensions,
-    where a descent takes long, and with fewer than 50 draws it is not made.
+    `mean_energy` is the posterior's, by the weighted pool.  The check costs the descents and a few
+    distances, and compiles nothing, where no minimum is both away from the draws and near that
+    energy.  In more than 512 dimensions, where a descent takes long, and with fewer than 50 draws
+    it is not made.
     """
     base = potential.base
     if start.size > LARGEST_MATCHED or len(x) < _FEWEST_DRAWS:

@@ -105,20 +105,22 @@ def explore(
     rng = np.random.default_rng(np.asarray(jr.key_data(key_moves)))
     for index in range(_MOST_TEMPERATURES):
         # Between the two temperatures the log weight changes by this, times their difference.
-        rate = without_nan(_tempering_rate(potential, reference, x))
+        parts = np.split(np.asarray(x), len(x) // num_particles)
+        rates = [_tempering_rate(potential, reference, part) for part in parts]
+        rate = without_nan(np.concatenate(rates))
         if not np.isfinite(rate).any():
             raise ValueError(
                 "many_modes: the density is zero, or not a number, at every one of "
-                f"{num_particles} points from a wide Gaussian. Transform parameters so that all of "
+                f"{len(x)} points from a wide Gaussian. Transform parameters so that all of "
                 "R^d is allowed (as NumPyro's constrained distributions do), or leave many_modes "
                 "out."
             )
-        step = _next_step(rate, 1 - done)
+        step = _next_step(rate, 1 - done, num_particles)
         log_weights = step * rate
         log_evidence += logsumexp(log_weights) - np.log(len(rate))
         done = min(done + step, 1.0)
         weights = np.exp(log_weights - logsumexp(log_weights))
-        x = jnp.asarray(x)[systematic(rng, weights, num_particles)]
+        x = jnp.asarray(np.asarray(x)[systematic(rng, weights, num_particles)])
         tempered = Tempered(potential, reference, jnp.asarray(done, start.dtype))
         whitened = WhitenedPotential(tempered, _spread(x))
         sizes = np.asarray([0.3 * step_size, step_size], start.dtype)
@@ -165,13 +167,13 @@ def _tempering_rate(potential: AbstractPotential, reference: AbstractNoise, x: F
     return map_in_batches(lambda at: tempered(at) - potential(at), x, 1000)
 
 
-def _next_step(rate: Float[np.ndarray, " n"], rest: float) -> float:
+def _next_step(rate: Float[np.ndarray, " n"], rest: float, num_particles: int) -> float:
     """The largest step of inverse temperature that leaves enough effective particles."""
 
     def excess(step: float) -> float:
         log_w = step * rate
         log_ess = 2 * logsumexp(log_w) - logsumexp(2 * log_w)
-        return float(np.exp(log_ess) / len(rate) - _ESS_SHARE)
+        return float(np.exp(log_ess) / num_particles - _ESS_SHARE)
 
     if excess(rest) >= 0 or excess(1e-6 * rest) <= 0:
         return rest if excess(rest) >= 0 else 1e-6 * rest

@@ -18,15 +18,15 @@ from numpyro_onestep.potential import AbstractPotential
 # in every other round as far in each coordinate as in the one that spreads most: few modes may
 # agree in a coordinate in which others do not.
 _START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
-# From so far a descent may stop anywhere: only those that arrive say something.
+# From so far a descent may stop anywhere: only those that arrive say something, as in later rounds.
 _FAR = 1000.0
 _SPREADS = (0.5, 1.0, 1.0, 2.0, 5.0)
 _STARTS_PER_SCALE = 80
 _DESCENT_STEPS = 100
 # Rounds follow one another until three in a row find nothing new and, by Chao's estimate, fewer
 # than half a mode is left to find, or there were four times as many in all.  In few dimensions,
-# where the basin of a mode narrower than the rest is not yet lost, up to thirty are asked for, as
-# long as descents are short: until a batch of them has taken so many steps in all.
+# where the basin of a mode narrower than the rest is not yet lost, up to thirty are asked for, but
+# only until the longest descents of all batches have taken so many steps together.
 _QUIET_ROUNDS, _QUIET_ROUNDS_1D, _MOST_QUIET_ROUNDS = 3, 150, 30
 _MOST_TIMES = 4
 _CHEAP_STEPS = 2500
@@ -43,7 +43,7 @@ class Modes(NamedTuple):
     loc: Float[np.ndarray, "m d"]
     scale_tril: Float[np.ndarray, "m d d"]
     log_mass: Float[np.ndarray, " m"]  # nats
-    ends: Float[np.ndarray, "n d"]  # of the descents, arrived or not; of the farthest, arrived
+    ends: Float[np.ndarray, "n d"]  # the start, and where descents ended; from afar, arrived
 
 
 def find_modes(
@@ -51,18 +51,19 @@ def find_modes(
 ) -> Modes:
     """Descend from around `start` at several distances, and keep what is a minimum."""
     d = start.size
-    minima, ends = _Minima.none(d), []
+    minima, ends = _Minima.none(d), [np.asarray(start, np.float64)[None]]
     middle, spread, scales = np.asarray(start), np.ones_like(start), _START_SCALES
     patience = int(np.clip(_QUIET_ROUNDS_1D // d, _QUIET_ROUNDS, _MOST_QUIET_ROUNDS))
     quiet = num_rounds = num_steps = 0
     while True:
         known = len(minima.energy)
         for scale in scales:
-            index = np.asarray(len(ends))
+            index = np.asarray(len(ends) - 1)
             batch, longest = _descents(potential, middle, scale * spread, rng_key, index)
             found, telling = _arrived(*(np.asarray(part, np.float64) for part in batch))
             minima = minima.merged(found)
-            ends.append(telling if scale < _FAR else found.loc)
+            near = num_rounds == 0 and scale < _FAR
+            ends.append(telling if near else found.loc)
             num_steps += int(longest)
         num_rounds += 1
         quiet = quiet + 1 if len(minima.energy) == known else 0

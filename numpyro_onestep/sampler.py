@@ -1,5 +1,6 @@
 """`OneStep`: the inference class.  It assembles the other files and holds no mathematics."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -240,11 +241,16 @@ def _quality(run: Run) -> tuple[bool, float]:
 
 
 def _mean_energy(run: Run) -> float:
-    """The posterior's, from the weighted pool (nats)."""
+    """The posterior's (nats), from the pool, no draw of more weight than a corrected one has."""
     assert run.pool is not None
     assert run.smoothed is not None
+    assert run.corrected is not None
     energy = -np.asarray(run.pool.log_density, np.float64)
-    return float(np.exp(run.smoothed) @ np.where(np.isfinite(energy), energy, 0.0))
+    weight = np.minimum(np.exp(run.smoothed), 1 / len(run.corrected.x))
+    weight = np.where(np.isfinite(energy), weight, 0.0)
+    if weight.sum() == 0:
+        return math.nan
+    return float(np.average(np.where(weight > 0, energy, 0.0), weights=weight))
 
 
 def _initial_flow(start: Float[Array, " d"], rng_key: PRNGKeyArray, settings: Settings) -> FlowMap:

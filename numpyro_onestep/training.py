@@ -47,8 +47,8 @@ _NEGLIGIBLE_GAP = 0.002
 # Where the map folds at more than this share of a batch, training goes back to the teacher and on
 # at this share of its pace.
 _MOST_FOLDED, _PACE_AFTER_FOLD = 0.25, 0.7
-# A chunk has lost what was there if its ELBO is so many nats and standard errors lower; at this
-# share of the pace the next may not.
+# A chunk has lost what was there if its ELBO is so many nats and standard errors below the first
+# one; at this share of the pace the next may not.
 _BELOW, _BELOW_ERRORS, _PACE_BELOW = 0.05, 4.0, 0.3
 # Time that a Langevin chain takes a step of: a fifth of what it takes to forget its place.
 _LANGEVIN_STEP = 0.2
@@ -90,6 +90,7 @@ class TrainingResult:
 
     flow: FlowMap
     pace: float = 1.0  # share of the learning rate that steps too far have left
+    num_undone: int = 0  # times that the ELBO fell below that of the mixture it began with
     records: dict[Stage, Records] = field(default_factory=dict)
     chunk_seconds: list[float] = field(default_factory=list)  # the first waits for compilation
     converged: bool = True
@@ -119,7 +120,8 @@ def train(
 ) -> TrainingResult:
     """Train the flow on a whitened target, stage by stage.
 
-    Where the noise is a mixture the ELBO does not end below `first_elbo`, that of the flow given.
+    Where the noise is a mixture, steps that take the ELBO below `first_elbo`, that of the flow
+    given, are undone.
     An interrupt (Ctrl-C) ends training and returns the flow as it is then.
     """
     result = TrainingResult(flow)
@@ -128,9 +130,9 @@ def train(
         stages.append("distillation")
     if settings.elbo_weight:
         stages.append("evidence")
+    floor = -math.inf if bends(potential) else first_elbo
     for index, stage in enumerate(stages):
         try:
-            floor = -math.inf if index or bends(potential) else first_elbo
             _run_stage(stage, result, potential, jr.fold_in(rng_key, index), settings, floor)
         except KeyboardInterrupt:
             result.interrupted, result.converged = True, False
@@ -159,36 +161,42 @@ def _run_stage(
 ) -> None:
     """Run one stage, leaving flow and records in `result` after every chunk.
 
-    A chunk whose ELBO is below the floor is undone, and the next ones are slower: a step that is
-    small for most of a mixture's components can be many widths of the narrowest.
+    A chunk whose ELBO is below the floor is undone, with the one before, at whose end it may have
+    happened, and the next ones are slower: a step that is small for most of a mixture's components
+    can be many widths of the narrowest.
     """
     total = settings.max_steps if stage == "evidence" else settings.num_distillation_steps
     num_cooling = int(total * _COOLING_SHARE)
     num_constant = total - num_cooling
     state = initial_state(result.flow, potential, rng_key, settings)
     chunks: list[Records] = []
-    pace = 1.0
+    accepted: list[np.ndarray] = []  # losses of those not undone
+    safe = state, 0  # where the last of them began, and how many there were
 
     num_steps = settings.num_flow_steps or 1
     name = stage if num_steps == 1 else f"{stage}, {num_steps} flow steps"
     with tqdm(total=total, desc=name, unit="it", disable=not settings.progress_bar) as bar:
 
         def advance(state: TrainingState, rates: np.ndarray) -> TrainingState:
-            nonlocal pace
+            nonlocal safe
             key = jr.fold_in(rng_key, len(chunks))
             # A chunk always has the same length, so that it is compiled once; a rate of zero
             # leaves the flow alone.
             padded = np.zeros(_CHUNK, rates.dtype)
-            padded[: len(rates)] = pace * rates
+            padded[: len(rates)] = rates
             clock = time.perf_counter()
             new, records = run_chunk(state, potential, key, padded, settings, stage)
             records = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rates)], records)
             result.chunk_seconds.append(time.perf_counter() - clock)
             chunks.append(records)
             if _below(floor, records.loss):
-                pace *= _PACE_BELOW
+                pace, (state, count) = _PACE_BELOW * state.pace, safe
+                state = eqx.tree_at(lambda s: s.pace, state, pace)
+                del accepted[count:]
+                result.num_undone += 1
             else:
-                state = new
+                safe, state = (state, len(accepted)), new
+                accepted.append(np.asarray(records.loss))
             result.flow, result.pace = state.flow, float(state.pace)
             result.records[stage] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
             bar.set_postfix(bound=f"{-np.mean(records.loss):.3f}", refresh=False)
@@ -201,12 +209,13 @@ def _run_stage(
             state = advance(state, np.full(count, settings.learning_rate, np.float32))
             done += count
             if stage == "evidence":
-                rise, noise, spread = recent_rise(result.records[stage].loss)
+                losses = np.concatenate([*accepted, np.zeros(0)])
+                rise, noise, spread = recent_rise(losses)
                 # The gap is about half the variance of the log weights.
                 gap = 0.5 * settings.num_own * spread**2
                 largest = _LARGEST_TOLERANCE * settings.tolerance
                 tolerance = max(settings.tolerance, min(_RELATIVE_TOLERANCE * gap, largest))
-                enough = done >= _FEWEST_STEPS or gap < _NEGLIGIBLE_GAP
+                enough = len(losses) >= _FEWEST_STEPS or gap < _NEGLIGIBLE_GAP
                 result.final_rise = rise
                 result.converged = enough and rise + noise < tolerance
                 result.judged = math.isfinite(rise)
@@ -229,8 +238,10 @@ def bends(potential: WhitenedPotential) -> bool:
 
 def _below(floor: float, losses: np.ndarray) -> bool:
     losses = losses[np.isfinite(losses)]
-    if not math.isfinite(floor) or len(losses) < 2:
+    if not math.isfinite(floor):
         return False
+    if len(losses) < 2:
+        return True
     error = losses.std() / len(losses) ** 0.5
     return floor + losses.mean() > _BELOW + _BELOW_ERRORS * error
 
@@ -371,7 +382,7 @@ def _evidence_losses(flow, teacher, chains, potential, rng_key, settings: Settin
         chains = potential.sample_noise(key_chains, num_chains, wide_scale(z.shape[1]))
     weights = draws.log_weight[num_chains:]
     finite = jnp.isfinite(weights)
-    bound = jnp.sum(jnp.where(finite, weights, 0.0)) / jnp.maximum(finite.sum(), 1)
+    bound = jnp.sum(jnp.where(finite, weights, 0.0)) / finite.sum()  # not a number without any
     zero = jnp.zeros_like(bound)
     non_finite = jnp.sum(~finite).astype(bound.dtype)
     folded = jnp.mean(draws.sign < 0).astype(bound.dtype)
