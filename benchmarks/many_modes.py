@@ -146,7 +146,10 @@ def main() -> None:
             }
             results.add(row)
             print(row, flush=True)
-    rows = sorted(results.rows, key=lambda row: list(known).index(row["model"]))
+    order = [*known, *METHODS]
+    rows = sorted(
+        results.rows, key=lambda row: [order.index(row[key]) for key in ("model", "method")]
+    )
     (DOCS / "many_modes.md").write_text(
         "# Models of several modes\n\nWritten by `python -m benchmarks.many_modes` on "
         f"{machines(rows)}. "
