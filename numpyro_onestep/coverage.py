@@ -37,8 +37,10 @@ _NUM_REFERENCE = 2000  # draws of the pool that distances are taken to
 _NUM_JUDGED = 500  # and others, at most a quarter of all, that say what distances are usual
 _FEWEST_DRAWS = 50
 _NEIGHBOUR = 5  # so many are nearer
-# An end is away from the pool if so many times further from its neighbour than any judged draw.
+# An end is away from the pool if so many times further from its neighbour than this share of the
+# judged draws are.  (Not than all of them: a few may have strayed into the mode that is missing.)
 _AWAY = 1.2
+_USUAL = 0.99
 # A minimum this much above the pool's mean energy, allowing for its width, is no matter (nats).
 _HOPELESS = 10.0
 _CHAINS_EACH = 64
@@ -170,7 +172,8 @@ class _Cloud:
         values, vectors = np.linalg.eigh(covariance)
         self.root = vectors / np.sqrt(np.maximum(values, 1e-10 * values[-1]))
         self.reference = self.whiten(draws[num_judged:])
-        self.usual = self._distances(self.whiten(draws[:num_judged])).max()
+        judged = self._distances(self.whiten(draws[:num_judged]))
+        self.usual = np.quantile(judged, _USUAL)
 
     def whiten(self, x) -> Float[np.ndarray, "n d"]:
         """Centred and decorrelated."""
