@@ -20,14 +20,14 @@ from numpyro_onestep.potential import AbstractPotential
 _START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
 # From so far a descent may stop anywhere: only those that arrive say something, as in later rounds.
 _FAR = 1000.0
-_SPREADS = (0.5, 1.0, 1.0, 2.0, 5.0)
+_SPREADS = (0.3, 0.5, 0.5, 1.0, 2.0)
 _STARTS_PER_SCALE = 80
 _DESCENT_STEPS = 100
 # Rounds follow one another until three in a row find nothing new and, by Chao's estimate, fewer
 # than half a mode is left to find, or there were four times as many in all.  In few dimensions,
 # where the basin of a mode narrower than the rest is not yet lost, up to thirty are asked for, but
 # only until the longest descents of all batches have taken so many steps together.
-_QUIET_ROUNDS, _QUIET_ROUNDS_1D, _MOST_QUIET_ROUNDS = 3, 150, 30
+_QUIET_ROUNDS, _QUIET_ROUNDS_1D, _MOST_QUIET_ROUNDS = 3, 300, 30
 _MOST_TIMES = 4
 _CHEAP_STEPS = 2500
 _ENOUGH_MODES = 256  # beyond which more would not be listed
