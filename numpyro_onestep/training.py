@@ -130,7 +130,7 @@ def train(
         stages.append("distillation")
     if settings.elbo_weight:
         stages.append("evidence")
-    floor = -math.inf if bends(potential) else first_elbo
+    floor = -math.inf if _bends(potential) else first_elbo
     for index, stage in enumerate(stages):
         try:
             _run_stage(stage, result, potential, jr.fold_in(rng_key, index), settings, floor)
@@ -231,7 +231,7 @@ def _run_stage(
             state = advance(state, rates[begin : begin + _CHUNK])
 
 
-def bends(potential: WhitenedPotential) -> bool:
+def _bends(potential: WhitenedPotential) -> bool:
     """Whether the flow has one Gaussian to bend; a mixture has most of the shape already."""
     return isinstance(potential.noise, StandardNormal)
 
@@ -318,7 +318,7 @@ def run_chunk(
         # A fold is straightened by the draws around it, which a step too far has left too few of.
         # A mixture leaves little to bend, and folds in heavy tails stay: there each is undone.
         too_far = records.folded > _MOST_FOLDED
-        undone = too_far if bends(potential) else records.folded > 0.0
+        undone = too_far if _bends(potential) else records.folded > 0.0
         flow = jnp.where(undone, teacher, flow + (rate * pace).astype(flow.dtype) * updates)
         pace = jnp.where(too_far, _PACE_AFTER_FOLD * pace, pace)
         records = records._replace(non_finite=records.non_finite + ~finite)
@@ -376,7 +376,7 @@ def _evidence_losses(flow, teacher, chains, potential, rng_key, settings: Settin
     surrogate, draws = elbo_loss(
         flow, potential, z, num_steps, settings.force_clip, potential.noise
     )
-    if bends(potential):
+    if _bends(potential):
         chains = _langevin(key_chains, chains, jax.tree.map(lambda v: v[:num_chains], draws))
     else:  # the steps of a chain would be of no one size; wider draws go some of the way
         chains = potential.sample_noise(key_chains, num_chains, wide_scale(z.shape[1]))

@@ -18,10 +18,20 @@ MEANS = 6.0 * jnp.array([[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)], jnp.fl
 WEIGHTS = jnp.arange(1, 10) / 45
 
 
-def nine_modes(x):
-    """Gaussians on a grid, of weights 1/45 to 9/45; log Z = 0."""
-    log_density = -0.5 * jnp.sum((x - MEANS) ** 2, axis=1) - jnp.log(2 * jnp.pi)
-    return -jax.nn.logsumexp(jnp.log(WEIGHTS) + log_density)
+def gaussians(loc, scale=1.0, weights=None):
+    """The potential of round Gaussians of these widths; weights equal if not given; log Z = 0."""
+    num, d = loc.shape
+    log_weights = -jnp.log(num) if weights is None else jnp.log(weights)
+
+    def potential(x):
+        squares = jnp.sum((x - loc) ** 2, axis=1) / scale**2
+        log_density = -0.5 * squares - d * jnp.log(scale * jnp.sqrt(2 * jnp.pi))
+        return -jax.nn.logsumexp(log_weights + log_density)
+
+    return potential
+
+
+NINE_MODES = gaussians(MEANS, 1.0, WEIGHTS)
 
 
 def many_wells(x):
@@ -36,7 +46,7 @@ def one_well(t):
 
 @pytest.fixture(scope="module")
 def nine():
-    sampler = OneStep(potential_fn=nine_modes, many_modes=True, progress_bar=False)
+    sampler = OneStep(potential_fn=NINE_MODES, many_modes=True, progress_bar=False)
     sampler.run(jr.key(0), init_params=jnp.zeros(2))
     return sampler
 
@@ -104,10 +114,7 @@ def test_training_into_one_mode_is_warned_of(num_samples):
 def test_modes_far_beyond_the_first_starts_are_found():
     """Forty modes up to a thousand from the start, hundreds of widths apart."""
     loc = jr.uniform(jr.key(0), (40, 2), minval=-1000.0, maxval=1000.0)
-
-    def potential(x):
-        return -jax.nn.logsumexp(-0.5 * jnp.sum(((x - loc) / 5) ** 2, axis=1))
-
+    potential = gaussians(loc, 5.0)
     for seed in range(3):
         modes = find_modes(potential, jnp.zeros(2), jr.key(seed))
         nearest = np.argmin(((modes.loc[:, None] - np.asarray(loc)) ** 2).sum(-1), axis=1)
@@ -117,12 +124,7 @@ def test_modes_far_beyond_the_first_starts_are_found():
 def test_modes_narrower_than_the_rest_are_looked_for():
     """The narrowest of nine in three dimensions has one descent in a thousand, or fewer."""
     loc = jr.uniform(jr.key(1), (9, 3), minval=-40.0, maxval=40.0)
-    scale = jnp.geomspace(0.3, 3.0, 9)
-
-    def potential(x):
-        squares = jnp.sum((x - loc) ** 2, axis=1) / scale**2
-        return -jax.nn.logsumexp(-0.5 * squares - 3 * jnp.log(scale))
-
+    potential = gaussians(loc, jnp.geomspace(0.3, 3.0, 9))
     for seed in range(5):
         modes = find_modes(potential, jnp.zeros(3), jr.key(seed))
         nearest = np.argmin(((modes.loc[:, None] - np.asarray(loc)) ** 2).sum(-1), axis=1)
@@ -132,12 +134,7 @@ def test_modes_narrower_than_the_rest_are_looked_for():
 def test_rare_modes_hundreds_of_widths_apart():
     """No grid of them: a product of mixtures would have a fourth, where the target has nothing."""
     loc = jnp.array([[0.0, 0.0], [1000.0, 0.0], [0.0, -500.0]])
-    weights = jnp.array([0.9, 0.05, 0.05])
-
-    def potential(x):
-        log_density = -0.5 * jnp.sum((x - loc) ** 2, axis=1) - jnp.log(2 * jnp.pi)
-        return -jax.nn.logsumexp(jnp.log(weights) + log_density)
-
+    potential = gaussians(loc, 1.0, jnp.array([0.9, 0.05, 0.05]))
     sampler = OneStep(potential_fn=potential, many_modes=True, progress_bar=False)
     sampler.run(jr.key(0), init_params=jnp.zeros(2))
     assert -0.05 < sampler.elbo < 4 * sampler.elbo_std_error
@@ -155,14 +152,8 @@ def test_a_narrow_mode_inside_a_wide_one(d, scales):
     Where one is a thousand times as wide, a step of training that is small for it is not for the
     other.
     """
-    loc, scale = jnp.stack([jnp.zeros(d), jnp.full(d, 0.5)]), jnp.array(scales)
-
-    def potential(x):
-        squares = jnp.sum((x - loc) ** 2, axis=1) / scale**2
-        return -jax.nn.logsumexp(
-            -0.5 * squares - d * jnp.log(scale * jnp.sqrt(2 * jnp.pi)) + jnp.log(0.5)
-        )
-
+    loc = jnp.stack([jnp.zeros(d), jnp.full(d, 0.5)])
+    potential = gaussians(loc, jnp.array(scales))
     sampler = OneStep(potential_fn=potential, many_modes=True, progress_bar=False)
     sampler.run(jr.key(0), init_params=jnp.full(d, 0.1))
     assert -0.05 < sampler.elbo < 4 * sampler.elbo_std_error
@@ -183,4 +174,4 @@ def test_too_many_dimensions_to_explore_are_refused():
 
 def test_distillation_and_many_modes_exclude_each_other():
     with pytest.raises(ValueError, match="num_distillation_steps=0"):
-        OneStep(potential_fn=nine_modes, many_modes=True, num_distillation_steps=10)
+        OneStep(potential_fn=NINE_MODES, many_modes=True, num_distillation_steps=10)
