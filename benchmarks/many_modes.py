@@ -27,7 +27,7 @@ from benchmarks.store import DOCS, Results, machines, table
 from numpyro_onestep import OneStep
 from numpyro_onestep.base import fit_base
 from numpyro_onestep.exploration import explore
-from numpyro_onestep.potential import model_potential
+from numpyro_onestep.target import model_target
 
 COLUMNS = {
     "model": ("model", None),
@@ -99,7 +99,7 @@ def run_nuts(model, args, key):
 def run_particles(model, args, key):
     """The tempered particles without a flow."""
     key_start, key_base, key_explore = jr.split(key, 3)
-    potential, start, _ = model_potential(key_start, model, args, {}, None, init_to_uniform)
+    _, potential, start = model_target(key_start, model, args, {}, None, init_to_uniform)
     base = fit_base(potential, start, key_base).base
     population = explore(potential, start, base, key_explore, num_particles=16_000)
     return jax.vmap(potential.constrain)(population.x), population.log_evidence, ""

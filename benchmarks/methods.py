@@ -19,7 +19,7 @@ from numpyro.optim import Adam
 
 from benchmarks.models import Posterior
 from numpyro_onestep import OneStep
-from numpyro_onestep.potential import model_potential
+from numpyro_onestep.target import model_target
 
 NUM_DRAWS = 4000
 GUIDES = {
@@ -148,7 +148,7 @@ def run_pathfinder(posterior: Posterior, key, warm_key) -> tuple[dict, dict]:
     import blackjax  # not a dependency of the package
 
     def run(key):
-        potential, start, _ = model_potential(
+        _, potential, start = model_target(
             key, posterior.model, posterior.args(), {}, None, init_to_uniform
         )
 

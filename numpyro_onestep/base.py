@@ -19,9 +19,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from numpyro_onestep.compilation import compiled
+from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.laplace import laplace, low_rank_laplace
-from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.target import Potential
 from numpyro_onestep.whitening import AbstractBase, GaussianBase, WhitenedPotential
 
 _DESCENT_STEPS = 100
@@ -55,7 +55,7 @@ class BaseFit(NamedTuple):
 
 
 def fit_base(
-    potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
+    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> BaseFit:
     """Fit the Gaussian base to a target, from one point of finite density.
 
@@ -83,7 +83,7 @@ def fit_base(
 
 
 def compile_ahead(
-    potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
+    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> None:
     """Begin to compile what `fit_base` will need from a start of such a shape."""
     points = np.stack([np.asarray(start)] * len(_START_STEPS))
@@ -97,7 +97,7 @@ def _narrow(points: Any) -> GaussianBase:
 
 
 def best_base(
-    potential: AbstractPotential, starts: Iterable[Float[Array, " d"]], rng_key: PRNGKeyArray
+    potential: Potential, starts: Iterable[Float[Array, " d"]], rng_key: PRNGKeyArray
 ) -> BaseFit:
     """The best fit, from the first start and from each that descends to a lower energy.
 
@@ -133,7 +133,7 @@ def _laplace_base(potential, start, rng_key) -> BaseFit:
 
 @compiled
 def _matched(
-    potential: AbstractPotential, initial: GaussianBase, first: Any, rng_key: PRNGKeyArray
+    potential: Potential, initial: GaussianBase, first: Any, rng_key: PRNGKeyArray
 ) -> tuple[BaseFit, Float[Array, ""]]:
     """Of the fits from several Gaussians the one of highest ELBO, and the second best ELBO."""
 
@@ -157,7 +157,7 @@ class Descent(NamedTuple):
 
 
 @compiled
-def descent(potential: AbstractPotential, start: Float[Array, " d"]) -> Descent:
+def descent(potential: Potential, start: Float[Array, " d"]) -> Descent:
     """As many steps as the base is fitted from."""
     return descend(potential, start, _DESCENT_STEPS)
 
@@ -174,7 +174,7 @@ def noise_elbo(whitened: WhitenedPotential, rng_key: PRNGKeyArray) -> Float[Arra
     return mean + jnp.log(jnp.mean(finite))
 
 
-def descend(potential: AbstractPotential, start: Float[Array, " d"], num_steps: int) -> Descent:
+def descend(potential: Potential, start: Float[Array, " d"], num_steps: int) -> Descent:
     """Go down by L-BFGS, until a step fails twice."""
     line_search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20, store_grad=True)
     optimiser = optax.lbfgs(linesearch=line_search)
@@ -208,7 +208,7 @@ def descend(potential: AbstractPotential, start: Float[Array, " d"], num_steps: 
 
 
 def _batch_and_match(
-    potential: AbstractPotential, initial: GaussianBase, first: Any, rng_key: PRNGKeyArray
+    potential: Potential, initial: GaussianBase, first: Any, rng_key: PRNGKeyArray
 ) -> GaussianBase:
     """Batch and match from a Gaussian, the iterations counted from `first`.
 

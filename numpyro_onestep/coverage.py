@@ -12,15 +12,15 @@ import time
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy.spatial.distance import cdist
 
+from numpyro_onestep._util.random import numpy_generator, stream
 from numpyro_onestep.base import LARGEST_MATCHED, descent
-from numpyro_onestep.evidence import log_density
 from numpyro_onestep.modes import unseen
 from numpyro_onestep.moves import move
+from numpyro_onestep.target.precision import energies
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # Descents begin at these distances from where the model starts, and beside the base with one
@@ -78,7 +78,7 @@ def find_missed(
     if not isinstance(base, GaussianBase) or not np.isfinite(mean_energy):
         return None
     factor = np.asarray(base.scale_tril, np.float64)
-    starts = _starts(start, base, rng_key)
+    starts = _starts(start, base, stream(rng_key, "starts"))
     ends, end_energies = _minima(potential, factor, starts, training_seconds)
     draws = np.asarray(x, np.float64)
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
@@ -91,7 +91,7 @@ def find_missed(
     if len(suspects) == 0:
         return None
     starts = jnp.repeat(jnp.asarray(suspects, x.dtype), _CHAINS_EACH, 0)
-    chains = move(potential, starts, rng_key, _STEPS)
+    chains = move(potential, starts, stream(rng_key, "chains"), _STEPS)
     stayed = pool.away(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH)
     energy = _energies(potential, chains).reshape(len(suspects), _CHAINS_EACH)
     white = pool.whiten(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH, -1)
@@ -145,7 +145,7 @@ def _starts(
     their wells, each of next to no mass; the weighty neighbours differ in one.  In random order,
     since time may not suffice for all.
     """
-    rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
+    rng = numpy_generator(rng_key)
     scales = np.asarray(_AROUND)[:, None]
     around = np.asarray(start) + scales * rng.standard_normal((len(scales), start.size))
     factor = np.asarray(base.scale_tril, np.float64)
@@ -160,7 +160,7 @@ def _starts(
 
 def _energies(potential: WhitenedPotential, x) -> Float[np.ndarray, " n"]:
     x = jnp.asarray(x, potential.base.loc.dtype)
-    return -np.asarray(log_density(potential.potential, x), np.float64)
+    return np.asarray(energies(potential.potential, x), np.float64)
 
 
 class _Cloud:

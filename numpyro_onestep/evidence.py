@@ -12,19 +12,17 @@ bound; the ELBO is the mean over the flow's own draws alone.
 """
 
 import math
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy.special import logsumexp
 
-from numpyro_onestep.compilation import compiled
+from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow import FlowMap
-from numpyro_onestep.potential import AbstractPotential
 from numpyro_onestep.whitening import WhitenedPotential, wide_scale
 
 # Larger batches are no faster.
@@ -96,7 +94,7 @@ def draw(
     flow: FlowMap, potential: WhitenedPotential, rng_key: PRNGKeyArray, num: int, num_steps: int
 ) -> Float[Array, "n d"]:
     """Draws of the k-step map on R^d, without their densities: k network evaluations each."""
-    z = potential.sample_noise(rng_key, num)
+    z = potential.sample_noise(rng_key, num, dtype=flow.dtype)
     return map_in_batches(lambda at: potential.base.unwhiten(flow(at, num_steps)), z, 10_000)
 
 
@@ -117,7 +115,7 @@ def draw_pool(
     """
     own, share = jnp.arange(num) < num - num_wide, num_wide / num
     wide = wide_scale(potential.base.loc.size)
-    z = potential.sample_noise(rng_key, num, jnp.where(own, 1.0, wide))
+    z = potential.sample_noise(rng_key, num, jnp.where(own, 1.0, wide), flow.dtype)
 
     def one(at):
         y, log_det, sign = flow.volume(at, num_steps)
@@ -137,27 +135,6 @@ def draw_pool(
     bytes_each = z.dtype.itemsize * d * 4 * (flow.network.width + d)
     pool = map_in_batches(one, z, min(_LARGEST_BATCH, max(1, batch_bytes // bytes_each)))
     return pool._replace(own=own)
-
-
-@compiled
-def log_density(potential: AbstractPotential, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """Log gamma(x) of many draws, not normalised (nats)."""
-    return -map_in_batches(potential, x, _LARGEST_BATCH)
-
-
-def map_in_batches(function: Callable, values: PyTree, limit: int) -> PyTree:
-    """`jax.vmap(function)(values)`, at most `limit` of them at a time.
-
-    Batches are of one size, the last one padded: `jax.lax.map` compiles a remainder once more.
-    """
-    n = len(jax.tree.leaves(values)[0])
-    num_batches = -(-n // min(limit, n))
-    size = -(-n // num_batches)
-    padded = jax.tree.map(
-        lambda leaf: jnp.resize(leaf, (num_batches * size, *leaf.shape[1:])), values
-    )
-    results = jax.lax.map(function, padded, batch_size=size)
-    return jax.tree.map(lambda leaf: leaf[:n], results)
 
 
 def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:

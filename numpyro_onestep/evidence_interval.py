@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.spatial.distance import cdist
 
-from numpyro_onestep.compilation import compiled
-from numpyro_onestep.evidence import Evidence, Pool, map_in_batches
+from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep.evidence import Evidence, Pool
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.flow.inverse import invert
 from numpyro_onestep.moves import move

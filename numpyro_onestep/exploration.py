@@ -14,18 +14,19 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from numpyro_onestep.compilation import compiled
-from numpyro_onestep.evidence import map_in_batches, without_nan
+from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.random import numpy_generator, stream
+from numpyro_onestep.evidence import without_nan
 from numpyro_onestep.modes import Modes, find_modes
 from numpyro_onestep.moves import hamiltonian_steps
 from numpyro_onestep.noise import AbstractNoise, ScaleMixture, normal_mixture
-from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.target import Potential
 from numpyro_onestep.resampling import systematic
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
@@ -49,7 +50,7 @@ _GOOD_ACCEPTANCE = 0.7
 class Tempered(eqx.Module):
     """(1 - b) U_0 + b U."""
 
-    target: AbstractPotential
+    target: Potential
     reference: AbstractNoise
     inverse_temperature: Float[Array, ""]
 
@@ -77,7 +78,7 @@ def require_explorable(d: int) -> None:
 
 
 def explore(
-    potential: AbstractPotential,
+    potential: Potential,
     start: Float[Array, " d"],
     base: GaussianBase,
     rng_key: PRNGKeyArray,
@@ -97,12 +98,12 @@ def explore(
             does not come down; the message says what to do.
     """
     require_explorable(start.size)
-    key_starts, key_first, key_moves = (jr.fold_in(rng_key, index) for index in range(3))
+    key_starts, key_first = stream(rng_key, "descents"), stream(rng_key, "first particles")
     modes = find_modes(potential, start, key_starts)
     reference = _first_distribution(modes, base, start.dtype)
     x = _draws(reference, key_first, _FIRST_DRAWS * num_particles, start)
     done, log_evidence, step_size = 0.0, 0.0, 0.3
-    rng = np.random.default_rng(np.asarray(jr.key_data(key_moves)))
+    rng = numpy_generator(stream(rng_key, "resampling"))
     for index in range(_MOST_TEMPERATURES):
         # Between the two temperatures the log weight changes by this, times their difference.
         parts = np.split(np.asarray(x), len(x) // num_particles)
@@ -124,7 +125,8 @@ def explore(
         tempered = Tempered(potential, reference, jnp.asarray(done, start.dtype))
         whitened = WhitenedPotential(tempered, _spread(x))
         sizes = np.asarray([0.3 * step_size, step_size], start.dtype)
-        x, accepted = hamiltonian_steps(whitened, x, jr.fold_in(key_moves, index), _MOVES, sizes)
+        key = stream(rng_key, "moves", index)
+        x, accepted = hamiltonian_steps(whitened, x, key, _MOVES, sizes)
         step_size = float(np.clip(step_size * np.exp(accepted - _GOOD_ACCEPTANCE), 1e-4, 0.5))
         if done >= 1:
             return Population(np.asarray(x), modes, float(log_evidence))
@@ -162,7 +164,7 @@ def _draws(reference: AbstractNoise, rng_key: PRNGKeyArray, num: int, like: Floa
 
 
 @compiled
-def _tempering_rate(potential: AbstractPotential, reference: AbstractNoise, x: Float[Array, "n d"]):
+def _tempering_rate(potential: Potential, reference: AbstractNoise, x: Float[Array, "n d"]):
     tempered = Tempered(potential, reference, jnp.zeros((), x.dtype))
     return map_in_batches(lambda at: tempered(at) - potential(at), x, 1000)
 

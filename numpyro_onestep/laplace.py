@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.target import Potential
 from numpyro_onestep.whitening import GaussianBase, LowRankBase
 
 # Curvature below which a direction counts as flat: a standard deviation of 100, in the model's
@@ -26,7 +26,7 @@ _KNOWN = 0.02
 _COLUMNS = 100
 
 
-def laplace(potential: AbstractPotential, mode: Float[Array, " d"]) -> GaussianBase:
+def laplace(potential: Potential, mode: Float[Array, " d"]) -> GaussianBase:
     """The Gaussian of the potential's own curvature at a point.
 
     Directions without curvature, or with the wrong one, are taken to be as flat as the flattest
@@ -44,13 +44,13 @@ def _bent(curvatures: Float[Array, " d"]) -> Float[Array, " d"]:
     return jnp.maximum(curvatures, jnp.where(jnp.isfinite(smallest), smallest, 1.0))
 
 
-def _times_hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Callable:
+def _times_hessian(potential: Potential, x: Float[Array, " d"]) -> Callable:
     """The product of the Hessian at x with a vector."""
     gradient = jax.grad(potential)
     return lambda v: jax.jvp(gradient, (x,), (v,))[1]
 
 
-def hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Float[Array, "d d"]:
+def hessian(potential: Potential, x: Float[Array, " d"]) -> Float[Array, "d d"]:
     """The potential's second derivatives, a hundred columns at a time: d could take much memory."""
     identity = jnp.eye(x.size, dtype=x.dtype)
     times = _times_hessian(potential, x)
@@ -59,7 +59,7 @@ def hessian(potential: AbstractPotential, x: Float[Array, " d"]) -> Float[Array,
 
 
 def low_rank_laplace(
-    potential: AbstractPotential, mode: Float[Array, " d"], rng_key: PRNGKeyArray
+    potential: Potential, mode: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> LowRankBase:
     """The same without a d x d matrix: a diagonal, and the directions it misses most.
 

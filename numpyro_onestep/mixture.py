@@ -20,11 +20,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from numpyro_onestep.base import BaseFit, noise_elbo
-from numpyro_onestep.compilation import compiled
-from numpyro_onestep.evidence import map_in_batches
+from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.exploration import Population
 from numpyro_onestep.noise import AbstractNoise, NormalMixture, ProductMixture, normal_mixture
-from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.target import Potential
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 _MOST_COMPONENTS = 256
@@ -38,7 +38,7 @@ _ELBO_BATCHES = 16
 
 
 def fit_mixture(
-    potential: AbstractPotential,
+    potential: Potential,
     population: Population,
     rng_key: PRNGKeyArray,
 ) -> tuple[WhitenedPotential, BaseFit]:

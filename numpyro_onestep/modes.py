@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from numpyro_onestep.base import descend
-from numpyro_onestep.compilation import compiled
+from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.laplace import hessian
-from numpyro_onestep.potential import AbstractPotential
+from numpyro_onestep.target import Potential
 
 # Descents start this far from where the model starts, in every coordinate; those of later rounds
 # so many times the modes' own spread from their middle, to look between them and beyond them, and
@@ -47,7 +47,7 @@ class Modes(NamedTuple):
 
 
 def find_modes(
-    potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
+    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> Modes:
     """Descend from around `start` at several distances, and keep what is a minimum."""
     d = start.size
@@ -84,7 +84,7 @@ def find_modes(
 
 
 def compile_ahead(
-    potential: AbstractPotential, start: Float[Array, " d"], rng_key: PRNGKeyArray
+    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> None:
     """Begin to compile what `find_modes` will need from a start of such a shape."""
     _descents.ahead(potential, np.asarray(start), np.ones_like(start), rng_key, np.asarray(0))
@@ -162,7 +162,7 @@ def _distances(apart, curvature):
 
 @compiled
 def _descents(
-    potential: AbstractPotential,
+    potential: Potential,
     middle: Float[Array, " d"],
     spread: Float[Array, " d"],
     rng_key: PRNGKeyArray,

@@ -16,8 +16,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.compilation import compiled
-from numpyro_onestep.evidence import map_in_batches
+from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.random import stream
 from numpyro_onestep.whitening import WhitenedPotential
 
 _LEAPFROG_STEPS = 8
@@ -54,7 +55,7 @@ def move_until_level(
     at, taken = x, 0
     suspected = max(_SUSPECTED, NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / x.shape[1]))
     for index in range(most_rounds):
-        at = move(potential, at, jr.fold_in(rng_key, index), num_steps)
+        at = move(potential, at, stream(rng_key, "round", index), num_steps)
         taken += num_steps
         if not doubtful and not spread_shift(x, at, suspected):
             break

@@ -16,10 +16,11 @@ far out is a little likelier in a later round for not having been taken.
 
 from collections.abc import Sequence
 
-import jax.random as jr
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 from scipy.linalg import cho_factor, cho_solve
+
+from numpyro_onestep._util.random import numpy_generator
 
 # The last round, which none makes good, is of at least so many draws a feature, and there are no
 # more features than this share of the draws.
@@ -57,7 +58,7 @@ def resample(
         certain |= inclusion >= 1
 
     # NumPy's generator, seeded by the key: permuting in JAX would compile for every size.
-    rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
+    rng = numpy_generator(rng_key)
     sizes = np.cumsum([group.shape[1] for group in features])
     used = features[: int(np.searchsorted(sizes, num * MOST_FEATURES, side="right"))]
     chosen = (

@@ -1,5 +1,7 @@
 """What a run leaves behind, and how a user reads it: `OneStep` is this plus `run`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +12,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.diagnostics import print_summary
 
 from numpyro_onestep import diagnostics, inference_data
-from numpyro_onestep.base import BaseFit
-from numpyro_onestep.compilation import compiled
+from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.numerics import numerics, refuse_transformations
+from numpyro_onestep._util.random import as_key
 from numpyro_onestep.corrections import Corrected
 from numpyro_onestep.coverage import Missed
 from numpyro_onestep.evidence import (
@@ -19,15 +23,14 @@ from numpyro_onestep.evidence import (
     Pool,
     draw,
     draw_pool,
-    log_density,
-    map_in_batches,
     summarise,
     without_nan,
 )
 from numpyro_onestep.evidence_interval import EvidenceInterval, evidence_interval
-from numpyro_onestep.potential import AbstractPotential, ModelPotential, Site
-from numpyro_onestep.predictive import log_likelihood, observed_data
-from numpyro_onestep.settings import Settings
+from numpyro_onestep.problem import Problem, attached
+from numpyro_onestep.settings import Settings, as_count
+from numpyro_onestep.target import ModelTarget, Potential
+from numpyro_onestep.target.precision import energies
 from numpyro_onestep.training import TrainingResult
 from numpyro_onestep.whitening import WhitenedPotential
 
@@ -40,12 +43,7 @@ _FEWEST_SUMMARISED = 4  # NumPyro halves a chain, and asks each half for two
 class Run:
     """Everything one call of `run` computed, filled in from top to bottom."""
 
-    args: tuple
-    kwargs: dict[str, Any]
-    init_params: PyTree
-    sites: list[Site]
-    potential: WhitenedPotential
-    base_fit: BaseFit
+    problem: Problem
     training: TrainingResult
     seconds: dict[str, float] = field(default_factory=dict)
     num_flow_steps: int = 1
@@ -56,6 +54,18 @@ class Run:
     missed: Missed | None = None
     samples: PyTree = None
     messages: list[str] = field(default_factory=list)
+
+    def __getstate__(self):
+        return vars(self) | {"samples": jax.tree.map(np.asarray, self.samples)}
+
+    def __setstate__(self, state):
+        with numerics(state["problem"].is_double):
+            vars(self).update(state | {"samples": jax.tree.map(jnp.asarray, state["samples"])})
+
+    @property
+    def potential(self) -> WhitenedPotential:
+        """The target in whitened coordinates."""
+        return self.problem.whitened
 
 
 class Results:
@@ -111,11 +121,10 @@ class Results:
             TypeError: `rng_key` is no JAX random key.
             ValueError: `num_samples` is not positive.
         """
-        require_key(rng_key)
-        _require_positive("num_samples", num_samples)
-        run = self._trained()
-        steps = run.num_flow_steps
-        return self._constrain(draw(run.training.flow, run.potential, rng_key, num_samples, steps))
+        num, run = _require_count("num_samples", num_samples), self._trained()
+        flow, steps = run.training.flow, run.num_flow_steps
+        with self._environment(rng_key) as key:
+            return self._constrain(draw(flow, run.potential, key, num, steps))
 
     def evaluate(
         self, rng_key: PRNGKeyArray, num_flow_steps: int, num_draws: int = 10_000
@@ -133,13 +142,11 @@ class Results:
             RuntimeError: nothing was trained yet.
             ValueError: k does not divide the grid, or `num_draws` is not positive.
         """
-        require_key(rng_key)
-        _require_positive("num_draws", num_draws)
-        run, limit = self._trained(), self.settings.batch_bytes
-        pool = draw_pool(
-            run.training.flow, run.potential, rng_key, num_draws, num_flow_steps, 0, limit
-        )
-        return summarise(pool)[0]
+        num, run = _require_count("num_draws", num_draws), self._trained()
+        flow, limit = run.training.flow, self.settings.batch_bytes
+        with self._environment(rng_key) as key:
+            pool = draw_pool(flow, run.potential, key, num, num_flow_steps, 0, limit)
+            return summarise(pool)[0]
 
     def evidence_interval(self, rng_key: PRNGKeyArray, num_moves: int = 100) -> EvidenceInterval:
         """Bounds of the log evidence from both sides (nats).
@@ -163,23 +170,33 @@ class Results:
             >>> bool(interval.lower < jnp.log(jnp.pi) + 0.01 < interval.upper + 0.02)
             True
         """
-        require_key(rng_key)
         run = self._ran()
         assert run.pool is not None
         assert run.corrected is not None
-        return evidence_interval(
-            self._evidence,
-            run.pool,
-            run.training.flow,
-            run.potential,
-            run.num_flow_steps,
-            run.corrected.x,
-            rng_key,
-            num_moves,
-        )
+        with self._environment(rng_key) as key:
+            return evidence_interval(
+                self._evidence,
+                run.pool,
+                run.training.flow,
+                run.potential,
+                run.num_flow_steps,
+                run.corrected.x,
+                key,
+                num_moves,
+            )
 
-    def _constrain(self, x: Float[Array, "n d"]) -> PyTree:
-        return constrain(self._trained().potential.potential, x)
+    @contextmanager
+    def _environment(self, rng_key: Any = None) -> Iterator[PRNGKeyArray]:
+        """The precision that the last run was made in; gives the key, checked."""
+        refuse_transformations((rng_key,))
+        with numerics(self._trained().problem.is_double):
+            yield None if rng_key is None else as_key(rng_key)  # type: ignore
+
+    def _constrain(self, x: Float[Any, "n d"]) -> PyTree:
+        """Draws as the model's own sites, in double precision where the target was."""
+        potential = self._trained().potential.potential
+        with self._environment():
+            return constrain(potential, jnp.asarray(x))
 
     @property
     def elbo(self) -> float:
@@ -192,7 +209,7 @@ class Results:
 
         From 512 draws, and the highest of the several fits that were tried, so a little optimistic.
         """
-        return float(self._trained().base_fit.elbo)
+        return float(self._trained().problem.base_fit.elbo)
 
     @property
     def elbo_std_error(self) -> float:
@@ -247,8 +264,12 @@ class Results:
     @property
     def run_arguments(self) -> tuple[tuple, dict[str, Any], PyTree]:
         """The model's arguments and keyword arguments, and `init_params`, of the last run."""
-        run = self._trained()
-        return run.args, run.kwargs, run.init_params
+        problem = self._trained().problem
+        target = problem.target
+        if isinstance(target, ModelTarget):
+            start = target.unravelled(problem.start) if target.is_start_given else None
+            return target.args, target.kwargs, start
+        return (), {}, target.unravelled(problem.start)
 
     @property
     def _evidence(self) -> Evidence:
@@ -259,6 +280,8 @@ class Results:
     def _trained(self) -> Run:
         if self._last is None:
             raise RuntimeError("There are no results yet: call run(rng_key, ...) first.")
+        if self._last.potential.potential.is_detached:
+            self._last.problem = attached(self._last.problem)
         return self._last
 
     def _ran(self) -> Run:
@@ -290,6 +313,7 @@ class Results:
             ("", diagnostics.verdict(evidence)),
             ("ESS of weights", f"{self.ess:.0f} of {evidence.num_draws} draws"),
             ("map folds at", f"{self.folded_share:.2%} of draws"),
+            ("target in", run.problem.line),
             ("draws", diagnostics.draws_line(self.settings, run.num_flow_steps, run.corrected)),
             ("training", diagnostics.training_line(run.training, run.seconds)),
         ]
@@ -316,21 +340,22 @@ class Results:
         samples = inference_data.flatten_names(run.samples)
         posterior = {name: np.asarray(value) for name, value in samples.items()}
         potential, chosen = run.potential.potential, run.corrected.chosen
+        with self._environment():
+            x = jnp.asarray(run.corrected.x)
+            data = jax.tree.map(np.asarray, observed_and_likelihood(potential, x))
+            energy = np.asarray(energies(potential, x)) if chosen is None else None
+        observed, likelihood = data
         if run.corrected.stats:
             stats = run.corrected.stats
-        elif chosen is None:
-            stats = {"lp": log_density(potential, run.corrected.x)}
+        elif energy is not None:
+            stats = {"lp": -energy}
         else:
             pool = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], run.pool)
             log_weight = pool.log_density - pool.log_q
             stats = {"lp": pool.log_density, "log_q": pool.log_q, "log_weight": log_weight}
-        likelihood, observed = {}, {}
-        if isinstance(potential, ModelPotential):
-            likelihood = log_likelihood(potential, run.samples, run.args, run.kwargs)
-            observed = observed_data(potential, run.samples, run.args, run.kwargs)
         dims = {
-            **inference_data.plate_dims(run.sites, posterior),
-            **inference_data.plate_dims(run.sites, observed, prefix_ndim=0),
+            **inference_data.plate_dims(run.problem.target.sites, posterior),
+            **inference_data.plate_dims(run.problem.target.sites, observed, prefix_ndim=0),
         }
         attrs = {
             **{name: float(value) for name, value in self._evidence._asdict().items()},
@@ -344,23 +369,24 @@ class Results:
 
 
 @compiled
-def constrain(potential: AbstractPotential, x: Float[Array, "n d"]) -> PyTree:
+def constrain(potential: Potential, x: Float[Array, "n d"]) -> PyTree:
     """Unconstrained draws as the model's own sites."""
     return map_in_batches(potential.constrain, x, _CONSTRAIN_BATCH)
 
 
-def _require_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be a positive number of draws, but is {value}.")
-
-
-def require_key(rng_key: Any) -> None:
-    """Raise a TypeError for what is no random key."""
-    if isinstance(rng_key, jax.Array) and (
-        jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key) or rng_key.dtype == jnp.uint32
-    ):
-        return
-    raise TypeError(
-        f"rng_key must be a JAX random key such as jax.random.key(0), but is "
-        f"{type(rng_key).__name__}."
+@compiled
+def observed_and_likelihood(potential: Potential, x: Float[Array, "n d"]) -> tuple[dict, dict]:
+    """The observed values, which no draw changes, and their log likelihood at every draw (nats)."""
+    observed = potential.outcome(x[0]).observed
+    likelihood = map_in_batches(
+        lambda at: potential.outcome(at).log_likelihood, x, _CONSTRAIN_BATCH
     )
+    return observed, likelihood
+
+
+def _require_count(name: str, value: Any) -> int:
+    """A number of draws, given as 1000 or as 1e3."""
+    number = as_count(value)
+    if number is None or number < 1:
+        raise ValueError(f"{name} must be a positive number of draws, but is {value!r}.")
+    return number

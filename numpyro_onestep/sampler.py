@@ -2,17 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
+from numpyro_onestep._util.numerics import is_double, numerics, refuse_transformations
+from numpyro_onestep._util.random import as_key, stream
 from numpyro_onestep import base, diagnostics, modes, training
 from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
@@ -21,16 +23,17 @@ from numpyro_onestep.evidence import Evidence, Pool, draw_pool, summarise
 from numpyro_onestep.exploration import explore, require_explorable
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
 from numpyro_onestep.mixture import fit_mixture
-from numpyro_onestep.potential import (
-    AbstractPotential,
-    ModelPotential,
-    Site,
-    function_potential,
-    model_potential,
-    other_start,
+from numpyro_onestep.problem import (
+    Problem,
+    fitted_in_double_precision,
+    in_double_precision,
+    precision_at_base,
+    precision_at_pool,
 )
-from numpyro_onestep.results import Results, Run, require_key
+from numpyro_onestep.results import Results, Run
 from numpyro_onestep.settings import Settings, make_settings
+from numpyro_onestep.target import AbstractTarget, Potential, function_target, model_target
+from numpyro_onestep.target.precision import double_energy
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # Where the step budget is free, one step more is tried if the weights are worth less than the first
@@ -99,7 +102,8 @@ class OneStep(Results):
         """Train on the model's log density, then draw and weigh.
 
         The same key, model, arguments and settings give bit-identical draws on the same machine.
-        A second run with arrays of the same shapes compiles nothing.  An interrupt (Ctrl-C) while
+        The model is traced anew, so that a run always sees the values that are there now; a
+        second run with arrays of the same shapes compiles nothing.  An interrupt (Ctrl-C) while
         training ends it there, and the draws come from the flow as it is.
 
         Args:
@@ -110,7 +114,8 @@ class OneStep(Results):
             **kwargs: the model's keyword arguments.
 
         Raises:
-            TypeError: `rng_key` is no JAX random key.
+            TypeError: `rng_key` is no JAX random key, or the run is inside a transformation of
+                JAX's.
             ValueError: no latent site, a discrete latent site, no starting point of finite
                 density, `init_params` of wrong shape, arguments beside a `potential_fn`, or
                 `many_modes` in more than 128 dimensions.
@@ -118,62 +123,56 @@ class OneStep(Results):
         Warns:
             OneStepWarning: the result may be wrong; the message says why and what to do.
         """
-        require_key(rng_key)
-        settings, seconds = self.settings, {}
-        keys = [jr.fold_in(rng_key, index) for index in range(7)]
-        key_init, key_base, key_flow, key_train, key_pool, key_correct, key_missed = keys
+        refuse_transformations((rng_key, args, kwargs, init_params))
+        with numerics():
+            messages = self._run(as_key(rng_key), args, kwargs, init_params)
+        diagnostics.warn(messages, stacklevel=2)
 
+    def _run(self, rng_key, args, kwargs, init_params) -> list[str]:
+        settings, seconds = self.settings, {}
         clock = time.perf_counter()
-        potential, start, sites = self._potential(key_init, args, kwargs, init_params)
+        target, potential, start = self._target(stream(rng_key, "start"), args, kwargs, init_params)
         if settings.many_modes:
             require_explorable(start.size)
-        flow = _initial_flow(start, key_flow, settings)
-        self._compile_ahead(flow, potential, start, rng_key)
+        flow = _initial_flow(start, stream(rng_key, "flow"), settings)
+        problem = Problem(target, potential, start)
+        if settings.target_precision != "double" or is_double():
+            self._compile_ahead(flow, problem, rng_key)
         clock = _lap(seconds, "initialisation", clock)
-        starts = self._starts(key_init, potential, start, init_params)
-        base_fit = best_base(potential, starts, key_base)
-        whitened = WhitenedPotential(potential, base_fit.base)
-        clock = _lap(seconds, "base", clock)
-        if settings.many_modes:
-            key_explore, key_mixture = jr.split(jr.fold_in(key_base, 1))
-            population = explore(potential, start, base_fit.base, key_explore)  # type: ignore
-            whitened, base_fit = fit_mixture(potential, population, key_mixture)
-            clock = _lap(seconds, "exploration", clock)
-        about = args, kwargs, init_params, sites, whitened, base_fit
-        attempts = []
-        for num_steps in settings.step_budgets(start.size):
-            attempt = replace(settings, num_flow_steps=num_steps)
-            key = jr.fold_in(key_train, num_steps)
-            trained = training.train(flow, whitened, key, attempt, float(base_fit.elbo))
-            clock = _lap(seconds, "training", clock)
-            # From here on the trained flow is safe, whatever happens to the draws.
-            self._last = run = Run(*about, trained, seconds, num_steps)
-            run.pool = self._pool(run, key_pool)
-            run.evidence, run.smoothed = summarise(run.pool)
-            clock = _lap(seconds, "draws", clock)
-            attempts.append(run)
-            if trained.interrupted or _one_step_is_enough(run.evidence):
-                break
-        self._last = run = max(attempts, key=_quality)
-        run.corrected = correct(run, settings, key_correct)
-        x, budget = run.corrected.x, seconds["training"]
-        run.missed = find_missed(whitened, start, x, _mean_energy(run), key_missed, budget)
-        run.samples = jax.block_until_ready(self._constrain(x))
-        _lap(seconds, "draws", clock)
-        run.messages = diagnostics.check(
-            run.evidence, run.training, float(base_fit.elbo), run.corrected
-        )
-        run.messages += diagnostics.check_coverage(run.missed, run.samples, self._constrain)
-        diagnostics.warn(run.messages, stacklevel=2)
+        with ExitStack() as environment:
+            if settings.target_precision == "double" and not is_double():
+                problem = in_double_precision(problem, required=True)
+                environment.enter_context(numerics(double=True))
+            fitted = self._fit_base(problem, rng_key, seconds)
+            double = None  # U in double precision, as long as it is not used
+            clock = time.perf_counter()
+            if settings.target_precision == "auto" and not is_double():
+                double = double_energy(target)
+            if double is not None:
+                error = precision_at_base(fitted, double, stream(rng_key, "precision"))
+                _lap(seconds, "precision", clock)
+                if error.counts:
+                    problem = in_double_precision(problem, error)
+                    environment.enter_context(numerics(problem.is_double))
+                    fitted, double = self._fit_base(problem, rng_key, seconds), None
+            fitted = self._explore(fitted, rng_key, seconds)
+            run = self._train(flow, fitted, rng_key, seconds)
+            if double is not None:
+                clock = time.perf_counter()
+                error = precision_at_pool(run, double, stream(rng_key, "precision"))
+                _lap(seconds, "precision", clock)
+                if error.counts:
+                    fitted = fitted_in_double_precision(fitted, error)
+                    environment.enter_context(numerics(fitted.is_double))
+                    run = self._train(run.training.flow, fitted, rng_key, seconds)
+            self._last = run
+            return self._finish(run, rng_key)
 
-    def _compile_ahead(
-        self, flow: FlowMap, potential: AbstractPotential, start: Float[Array, " d"], key
-    ) -> None:
+    def _compile_ahead(self, flow: FlowMap, problem: Problem, key) -> None:
         """Begin to compile in another thread what the run comes to by and by."""
-        settings = self.settings
+        settings, potential, start = self.settings, problem.potential, problem.start
         if start.size > LARGEST_MATCHED:
             return  # the base may be another by then
-        eqx.filter_eval_shape(potential, start)  # traces the model, in this thread
         base.compile_ahead(potential, start, key)
         if settings.many_modes:
             modes.compile_ahead(potential, start, key)
@@ -185,6 +184,66 @@ class OneStep(Results):
         training.compile_ahead(flow, whitened, key, first)
         pool = settings.num_pool, num_steps, settings.num_wide, settings.batch_bytes
         draw_pool.ahead(flow, whitened, key, *pool)
+
+    def _fit_base(self, problem: Problem, rng_key, seconds) -> Problem:
+        clock = time.perf_counter()
+        dtype = problem.start.dtype
+        others = problem.target.other_starts(rng_key, problem.potential, _MOST_OTHER_STARTS, dtype)
+        starts = (np.asarray(start, dtype) for start in chain([problem.start], others))
+        base_fit = best_base(problem.potential, starts, stream(rng_key, "base"))
+        whitened = WhitenedPotential(problem.potential, base_fit.base)
+        _lap(seconds, "base", clock)
+        return replace(problem, whitened=whitened, base_fit=base_fit)
+
+    def _explore(self, problem: Problem, rng_key, seconds) -> Problem:
+        if not self.settings.many_modes:
+            return problem
+        clock = time.perf_counter()
+        gaussian: Any = problem.base_fit.base
+        population = explore(
+            problem.potential, problem.start, gaussian, stream(rng_key, "exploration")
+        )
+        key = stream(rng_key, "mixture")
+        whitened, base_fit = fit_mixture(problem.potential, population, key)
+        _lap(seconds, "exploration", clock)
+        return replace(problem, whitened=whitened, base_fit=base_fit)
+
+    def _train(self, flow: FlowMap, problem: Problem, rng_key, seconds) -> Run:
+        """The best of the attempts, with its pool."""
+        settings, attempts = self.settings, []
+        whitened, base_fit = problem.whitened, problem.base_fit
+        for num_steps in settings.step_budgets(problem.start.size):
+            clock = time.perf_counter()
+            attempt = replace(settings, num_flow_steps=num_steps)
+            key = stream(rng_key, "training", num_steps)
+            trained = training.train(flow, whitened, key, attempt, float(base_fit.elbo))
+            clock = _lap(seconds, "training", clock)
+            # From here on the trained flow is safe, whatever happens to the draws.
+            self._last = run = Run(problem, trained, seconds, num_steps)
+            run.pool = self._pool(run, stream(rng_key, "pool"))
+            run.evidence, run.smoothed = summarise(run.pool)
+            clock = _lap(seconds, "draws", clock)
+            attempts.append(run)
+            if trained.interrupted or _one_step_is_enough(run.evidence):
+                break
+        return max(attempts, key=_quality)
+
+    def _finish(self, run: Run, rng_key) -> list[str]:
+        """Correct the draws, and look for what they lack."""
+        clock, problem = time.perf_counter(), run.problem
+        run.corrected = correct(run, self.settings, stream(rng_key, "correction"))
+        x = run.corrected.x = np.asarray(run.corrected.x)
+        budget = run.seconds["training"]
+        key = stream(rng_key, "coverage")
+        run.missed = find_missed(run.potential, problem.start, x, _mean_energy(run), key, budget)
+        run.samples = jax.block_until_ready(self._constrain(x))
+        _lap(run.seconds, "draws", clock)
+        assert run.evidence is not None
+        run.messages = diagnostics.check(
+            run.evidence, run.training, float(problem.base_fit.elbo), run.corrected
+        )
+        run.messages += diagnostics.check_coverage(run.missed, run.samples, self._constrain)
+        return run.messages
 
     def _pool(self, run: Run, rng_key: PRNGKeyArray) -> Pool:
         settings = self.settings
@@ -200,33 +259,19 @@ class OneStep(Results):
         # NumPy chooses among them: each operation of JAX's would be one more program.
         return jax.tree.map(np.asarray, pool)
 
-    def _potential(
+    def _target(
         self, rng_key, args, kwargs, init_params
-    ) -> tuple[AbstractPotential, Float[Array, " d"], list[Site]]:
+    ) -> tuple[AbstractTarget, Potential, Float[Array, " d"]]:
         if self.model is not None:
-            return model_potential(
-                rng_key, self.model, args, kwargs, init_params, self.init_strategy
-            )
+            own = jax.tree.map(lambda v: v.copy() if isinstance(v, np.ndarray) else v, (args, kwargs))
+            return model_target(rng_key, self.model, *own, init_params, self.init_strategy)
         if args or kwargs:
             raise ValueError(
                 "run() passes its arguments to the model, but this sampler has a potential_fn, "
                 "which takes none: bind them first, with functools.partial say."
             )
         assert self.potential_fn is not None
-        return *function_potential(self.potential_fn, init_params), []
-
-    def _starts(
-        self, rng_key, potential: AbstractPotential, start: Float[Array, " d"], init_params
-    ) -> Iterator[Float[Array, " d"]]:
-        """The start, and more where the user did not say where to."""
-        yield start
-        if not isinstance(potential, ModelPotential) or init_params is not None:
-            return
-        for index in range(_MOST_OTHER_STARTS):
-            other = other_start(jr.fold_in(rng_key, index), potential, self.init_strategy)
-            if other is None or np.array_equal(other, start):  # a strategy that is not random
-                return
-            yield other
+        return function_target(self.potential_fn, init_params)
 
 
 def _one_step_is_enough(evidence: Evidence) -> bool:

@@ -4,6 +4,8 @@ import difflib
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
+
 Correction = Literal["psis", "imh", "nuts"] | None
 _CORRECTIONS = ("psis", "imh", "nuts", None)
 
@@ -31,6 +33,10 @@ class Settings:
     - `many_modes`: say True where the posterior may have several modes: a tempered population of
       particles then finds them, and the flow starts from a mixture. Up to 128 dimensions, and not
       with `correction="nuts"`. Default False.
+    - `target_precision`: `"single"` or `"double"` floats for the target's log density in a session
+      of single precision; the network stays in single precision. Default `"auto"`: double where
+      some hundred points show that single precision would be off by more than counts, which the
+      summary then says.
     - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
       above 0.4 and the gap above 0.01 nats, and up to four times as many as long as these change
       their spread, or where k is near its limit; 0 leaves them where they are. Default None: 25,
@@ -82,6 +88,7 @@ class Settings:
     num_flow_steps: int | None = None
     correction: Correction = "psis"
     many_modes: bool = False
+    target_precision: Literal["auto", "single", "double"] = "auto"
     num_moves: int | None = None
     pool_size: int | None = None
     batch_bytes: int = 2**26
@@ -150,6 +157,12 @@ class Settings:
             "True or False, and with True num_distillation_steps=0: paths of the distillation "
             "stage end in a Gaussian",
             lambda v: isinstance(v, bool) and not (v and self.num_distillation_steps),
+        )
+        _require(
+            "target_precision",
+            self.target_precision,
+            "'auto', 'single' or 'double'",
+            lambda v: v in ("auto", "single", "double"),
         )
         _require(
             "correction",
@@ -240,7 +253,19 @@ def make_settings(given: dict[str, Any]) -> Settings:
                 f"Did you mean {close[0]!r}?" if close else f"Known settings: {', '.join(known)}."
             )
             raise TypeError(f"OneStep has no setting {name!r}. {hint}")
-    return Settings(**given)
+    whole = {field.name for field in fields(Settings) if str(field.type).startswith("int")}
+    counts = {name: as_count(given[name]) for name in whole & set(given)}
+    return Settings(**given | {name: count for name, count in counts.items() if count is not None})
+
+
+def as_count(value: Any) -> Any:
+    """A whole number as an int, whatever type it was given in; None for what is none."""
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return int(value) if value == int(value) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _is_count(value: Any) -> bool:

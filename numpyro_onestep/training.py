@@ -22,7 +22,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
-from numpyro_onestep.compilation import compiled
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.random import stream
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.noise import StandardNormal
 from numpyro_onestep.objectives import (
@@ -131,9 +132,9 @@ def train(
     if settings.elbo_weight:
         stages.append("evidence")
     floor = -math.inf if _bends(potential) else first_elbo
-    for index, stage in enumerate(stages):
+    for stage in stages:
         try:
-            _run_stage(stage, result, potential, jr.fold_in(rng_key, index), settings, floor)
+            _run_stage(stage, result, potential, stream(rng_key, stage), settings, floor)
         except KeyboardInterrupt:
             result.interrupted, result.converged = True, False
         if result.interrupted:
@@ -146,7 +147,7 @@ def compile_ahead(
 ) -> None:
     """Begin to compile what `train` will need, for a flow and a target of such shapes."""
     stage: Stage = "distillation" if settings.num_distillation_steps else "evidence"
-    state = initial_state(flow, potential, rng_key, settings)
+    state = initial_state(flow, potential, stream(rng_key, "chains"), settings)
     rates = np.zeros(_CHUNK, np.float32)
     run_chunk.ahead(state, potential, rng_key, rates, settings, stage)
 
@@ -168,7 +169,7 @@ def _run_stage(
     total = settings.max_steps if stage == "evidence" else settings.num_distillation_steps
     num_cooling = int(total * _COOLING_SHARE)
     num_constant = total - num_cooling
-    state = initial_state(result.flow, potential, rng_key, settings)
+    state = initial_state(result.flow, potential, stream(rng_key, "chains"), settings)
     chunks: list[Records] = []
     accepted: list[np.ndarray] = []  # losses of those not undone
     safe = state, 0  # where the last of them began, and how many there were
@@ -179,7 +180,7 @@ def _run_stage(
 
         def advance(state: TrainingState, rates: np.ndarray) -> TrainingState:
             nonlocal safe
-            key = jr.fold_in(rng_key, len(chunks))
+            key = stream(rng_key, "chunk", len(chunks))
             # A chunk always has the same length, so that it is compiled once; a rate of zero
             # leaves the flow alone.
             padded = np.zeros(_CHUNK, rates.dtype)
@@ -276,7 +277,7 @@ def initial_state(
     """A state to begin a stage with: the teacher is the flow itself."""
     optimiser = _optimiser(settings)
     opt_state = optimiser.init(_parameters(flow)[0])
-    chains = potential.sample_noise(rng_key, settings.num_chains)
+    chains = potential.sample_noise(rng_key, settings.num_chains, dtype=flow.dtype)
     return TrainingState(flow, flow, opt_state, jnp.ones(()), chains)
 
 
@@ -342,7 +343,9 @@ def _parameters(flow: FlowMap) -> tuple[Float[Array, " p"], Callable[[Array], Fl
 def _distillation_losses(flow, teacher, chains, potential, rng_key, settings: Settings):
     """The three losses of the distillation stage, weighed, on one batch of paths."""
     key_base, key_path, key_volume = jr.split(rng_key, 3)
-    z = potential.sample_noise(key_base, settings.distillation_batch_size)
+    z = potential.sample_noise(
+        key_base, settings.distillation_batch_size, dtype=flow.dtype
+    )
     path, states = path_loss(flow, potential, z, key_path)
     zero = jnp.zeros_like(path)
     consistency = volume = zero
@@ -370,7 +373,7 @@ def _evidence_losses(flow, teacher, chains, potential, rng_key, settings: Settin
     """
     key_base, key_chains = jr.split(rng_key)
     num_chains = len(chains)
-    own = potential.sample_noise(key_base, settings.batch_size - num_chains)
+    own = potential.sample_noise(key_base, settings.num_own, dtype=flow.dtype)
     z = jnp.concatenate([chains, own])
     num_steps = settings.num_flow_steps or 1
     surrogate, draws = elbo_loss(
@@ -379,7 +382,9 @@ def _evidence_losses(flow, teacher, chains, potential, rng_key, settings: Settin
     if _bends(potential):
         chains = _langevin(key_chains, chains, jax.tree.map(lambda v: v[:num_chains], draws))
     else:  # the steps of a chain would be of no one size; wider draws go some of the way
-        chains = potential.sample_noise(key_chains, num_chains, wide_scale(z.shape[1]))
+        chains = potential.sample_noise(
+            key_chains, num_chains, wide_scale(z.shape[1]), flow.dtype
+        )
     weights = draws.log_weight[num_chains:]
     finite = jnp.isfinite(weights)
     bound = jnp.sum(jnp.where(finite, weights, 0.0)) / finite.sum()  # not a number without any

@@ -82,15 +82,16 @@ class WhitenedPotential(eqx.Module):
     `noise` is what y is drawn from before the flow: N(0, I) makes x a draw of the base.
     """
 
-    potential: Any  # an AbstractPotential, or for exploration any function of x
+    potential: Any  # an Potential, or for exploration any function of x
     base: AbstractBase
     noise: AbstractNoise = STANDARD_NORMAL
 
     def sample_noise(
-        self, rng_key: PRNGKeyArray, num: int, scale: Any = 1.0
+        self, rng_key: PRNGKeyArray, num: int, scale: Any = 1.0, dtype: Any = None
     ) -> Float[Array, "n d"]:
-        """Draws to send through the flow."""
-        return self.noise.sample(rng_key, num, self.base.loc, scale)
+        """Draws to send through the flow, of its type: the target's own may be a longer one."""
+        like = self.base.loc if dtype is None else self.base.loc.astype(dtype)
+        return self.noise.sample(rng_key, num, like, scale).astype(like.dtype)
 
     def __call__(self, y: Float[Array, " d"]) -> Float[Array, ""]:
         """-log gamma(y) = U(loc + L y) - log|det L| (nats)."""

@@ -9,14 +9,14 @@ import pytest
 from numpyro_onestep.base import best_base, fit_base
 from numpyro_onestep.laplace import low_rank_laplace
 from numpyro_onestep.noise import standard_normal_log_density
-from numpyro_onestep.potential import FunctionPotential
+from numpyro_onestep.target import Potential
 from numpyro_onestep.whitening import GaussianBase, LowRankBase, WhitenedPotential
 from tests.conftest import correlated_gaussian
 
 
 def fit(function, start, seed=0):
     start = jnp.asarray(start, float)
-    return fit_base(FunctionPotential(function, start), start, jr.key(seed))
+    return fit_base(Potential.of(function, None, start), start, jr.key(seed))
 
 
 @pytest.mark.parametrize("dim", [1, 4])
@@ -27,7 +27,7 @@ def test_whitening_is_undone_by_unwhitening_and_its_volume_is_exact(x64, dim):
     np.testing.assert_allclose(base.unwhiten(base.whiten(x)), x, rtol=1e-10)
     expected = jnp.linalg.slogdet(jax.jacfwd(base.unwhiten)(x))[1]
     np.testing.assert_allclose(base.log_det, expected, atol=1e-12)
-    whitened = WhitenedPotential(FunctionPotential(target, x), base)
+    whitened = WhitenedPotential(Potential.of(target, None, x), base)
     np.testing.assert_allclose(whitened(x), -standard_normal_log_density(x) - 3.0, rtol=1e-9)
 
 
@@ -52,7 +52,7 @@ def test_curvature_of_low_rank_beside_a_diagonal_is_found_without_its_matrix(dim
     def potential(x):
         return 0.5 * jnp.sum(target.whiten(x) ** 2)
 
-    base = low_rank_laplace(FunctionPotential(potential, target.loc), target.loc, jr.key(2))
+    base = low_rank_laplace(Potential.of(potential, None, target.loc), target.loc, jr.key(2))
     # In the base's coordinates the target's own standard deviations run from 0.1 to 10, and the
     # curvature's diagonal alone would leave most of that; with its directions they are near one.
     unwhitened = jax.vmap(lambda e: target.unwhiten(e) - target.loc)(jnp.eye(dim))
@@ -105,10 +105,10 @@ def test_a_start_that_leads_to_a_mode_of_no_mass_is_left_for_a_better_one(centre
         return -jnp.logaddexp(small, dist.Normal(30, 1).log_prob(x).sum())
 
     starts = [jnp.full(2, centre) for centre in centres]
-    fitted = best_base(FunctionPotential(potential, jnp.zeros(2)), iter(starts), jr.key(0))
+    fitted = best_base(Potential.of(potential, None, jnp.zeros(2)), iter(starts), jr.key(0))
     assert abs(fitted.elbo) < 0.01
     np.testing.assert_allclose(fitted.base.loc, 30, atol=0.1)
-    lost = best_base(FunctionPotential(potential, jnp.zeros(2)), iter([jnp.zeros(2)]), jr.key(0))
+    lost = best_base(Potential.of(potential, None, jnp.zeros(2)), iter([jnp.zeros(2)]), jr.key(0))
     assert lost.elbo < -7
 
 

@@ -6,16 +6,16 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep.evidence import (
     Evidence,
     Pool,
     draw,
     draw_pool,
-    map_in_batches,
     pareto_smooth,
     summarise,
 )
-from numpyro_onestep.potential import FunctionPotential
+from numpyro_onestep.target import Potential
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 from tests.conftest import correlated_gaussian, random_flow
 
@@ -24,7 +24,7 @@ DIM = 3
 
 def whitened(target):
     base = GaussianBase(target.loc, target.scale_tril)
-    return WhitenedPotential(FunctionPotential(target, target.loc), base)
+    return WhitenedPotential(Potential.of(target, None, target.loc), base)
 
 
 def pool_of(log_weight, sign=None):

@@ -19,7 +19,6 @@ import pytest
 from numpyro.infer.reparam import LocScaleReparam
 
 from numpyro_onestep import OneStep
-from numpyro_onestep.arguments import Constant
 
 QUICK = {
     "num_samples": 200,
@@ -209,17 +208,6 @@ def test_discrete_latent_sites_are_refused_by_name():
         numpyro.sample("y", dist.Normal(z, numpyro.sample("s", dist.HalfNormal(1))), obs=y)
 
     refuse(model, ValueError, "'z' is discrete.*MixtureSameFamily", jnp.ones(2))
-
-
-def test_functions_redefined_inside_an_argument_are_other_functions():
-    def redefined(source):
-        namespace = {"__name__": "a_notebook"}
-        exec(source, namespace)
-        return partial(namespace["link"], 2.0)
-
-    first = redefined("def link(a, x): return a * x")
-    assert Constant(first) == Constant(first)
-    assert Constant(first) != Constant(redefined("def link(a, x): return a + x"))
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 3])

@@ -3,13 +3,13 @@ import jax.random as jr
 import numpy as np
 
 from numpyro_onestep.moves import move, spread_shift
-from numpyro_onestep.potential import FunctionPotential
+from numpyro_onestep.target import Potential
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 from tests.conftest import correlated_gaussian
 
 
 def whitened(function, loc, scale_tril):
-    return WhitenedPotential(FunctionPotential(function, loc), GaussianBase(loc, scale_tril))
+    return WhitenedPotential(Potential.of(function, None, loc), GaussianBase(loc, scale_tril))
 
 
 def test_exact_draws_stay_exact():

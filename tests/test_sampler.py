@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 import pytest
 
 from numpyro_onestep import OneStep, OneStepWarning, training
-from numpyro_onestep.compilation import compiled
+from numpyro_onestep._util.compilation import compiled
 from tests.conftest import (
     EFFECT,
     EIGHT_SCHOOLS_LOG_EVIDENCE,
@@ -29,7 +29,7 @@ def test_eight_schools_has_the_known_evidence(schools):
     log_z = EIGHT_SCHOOLS_LOG_EVIDENCE
     assert log_z - 0.1 < schools.elbo < log_z + 0.005 + 3 * schools.elbo_std_error
     assert abs(schools.log_evidence - log_z) < 0.05
-    assert schools.elbo < schools.log_evidence
+    assert schools.elbo < schools.log_evidence + 3 * schools.log_evidence_std_error
     assert schools.pareto_k < 0.7
     assert schools.folded_share == 0
     assert schools.messages == []
@@ -347,11 +347,12 @@ def test_a_log_density_too_large_for_single_precision_is_said_so():
     def potential(x, constant):
         return 0.5 * jnp.sum(x**2) + constant
 
-    fine = OneStep(potential_fn=partial(potential, constant=1e5), progress_bar=False)
+    single = {"target_precision": "single", "progress_bar": False}
+    fine = OneStep(potential_fn=partial(potential, constant=1e5), **single)
     fine.run(jr.key(0), init_params=jnp.ones(3))  # no warning, though many weights are ties
     log_z = 1.5 * np.log(2 * np.pi)
     assert fine.log_evidence + 1e5 == pytest.approx(log_z, abs=0.01)
-    coarse = OneStep(potential_fn=partial(potential, constant=1e7), progress_bar=False)
+    coarse = OneStep(potential_fn=partial(potential, constant=1e7), **single)
     with pytest.warns(OneStepWarning, match="enable_x64"):
         coarse.run(jr.key(0), init_params=jnp.ones(3))
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 from numpyro.infer import MCMC, NUTS
 
+from numpyro_onestep._util.random import numpy_generator, stream
 from numpyro_onestep.corrections.corrected import LARGEST_R_HAT, Corrected, mixing
 from numpyro_onestep.settings import Settings
 
@@ -35,8 +35,8 @@ _WALL = 50.0
 
 def latent_nuts(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
     """Four chains of NUTS on z, mapped to x."""
-    key_start, key_run, key_again = jr.split(rng_key, 3)
-    rng = np.random.default_rng(np.asarray(jr.key_data(key_start)))
+    key_run, key_again = stream(rng_key, "chains"), stream(rng_key, "short steps")
+    rng = numpy_generator(stream(rng_key, "starts"))
     flow, potential, num_steps = run.training.flow, run.potential, run.num_flow_steps
 
     def latent_potential(z):

@@ -8,10 +8,10 @@ heavy-tailed a chain sticks at a heavy draw, and R-hat shows it.
 
 from typing import Any
 
-import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from numpyro_onestep._util.random import numpy_generator
 from numpyro_onestep.corrections.corrected import Corrected, mixing
 from numpyro_onestep.settings import Settings
 
@@ -20,7 +20,7 @@ _NUM_CHAINS = 4
 
 def independence_metropolis(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
     """Four chains, each through a quarter of the pool, thinned to the number of samples."""
-    rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
+    rng = numpy_generator(rng_key)
     log_weight = np.asarray(run.pool.log_weight, np.float64)
     log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
     per_chain = -(-settings.num_samples // _NUM_CHAINS)

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep.corrections.corrected import Corrected
-from numpyro_onestep.evidence import NEGLIGIBLE_GAP, map_in_batches
+from numpyro_onestep.evidence import NEGLIGIBLE_GAP
 from numpyro_onestep.moves import move_until_level
 from numpyro_onestep.noise import NormalMixture
 from numpyro_onestep.resampling import MOST_FEATURES, resample

@@ -40,6 +40,11 @@ class FlowMap(eqx.Module):
         """K."""
         return len(self.times) - 1
 
+    @property
+    def dtype(self):
+        """The type of the network's numbers."""
+        return self.network.last.weight.dtype
+
     def step(
         self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
     ) -> Float[Array, " d"]:
@@ -57,8 +62,7 @@ class FlowMap(eqx.Module):
                 f"num_steps={num_steps} must divide the grid's {self.num_grid_steps} steps."
             )
         times = np.asarray(self.times)[:: -(self.num_grid_steps // num_steps)]
-        dtype = self.network.last.weight.dtype
-        return jnp.asarray(times[:-1], dtype), jnp.asarray(times[:-1] - times[1:], dtype)
+        return jnp.asarray(times[:-1], self.dtype), jnp.asarray(times[:-1] - times[1:], self.dtype)
 
     def __call__(self, z: Float[Array, " d"], num_steps: int = 1) -> Float[Array, " d"]:
         """The k-step map: whitened posterior draws from base noise z."""

@@ -14,16 +14,21 @@ factor e^{h s} cannot turn a coordinate round as 1 + h s can.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from numpyro_onestep._util.random import numpy_generator
 from numpyro_onestep.flow.jacobian import StepJacobian
 
 # A step scales a coordinate by no less than e^-4 and no more than e^6.
 _SMALLEST_LOG_SCALE, _LARGEST_LOG_SCALE = -4.0, 6.0
 # Width of the random layers of the modulation by time and step size.
 _MODULATION_WIDTH = 32
+
+
+def silu(x: Array) -> Array:
+    """x / (1 + e^-x): a function that can be pickled, as JAX's jitted one cannot."""
+    return jax.nn.silu(x)
 
 
 class ResidualVelocity(eqx.Module):
@@ -42,13 +47,13 @@ class ResidualVelocity(eqx.Module):
 
     first: eqx.nn.Linear
     last: eqx.nn.Linear
-    modulation: eqx.nn.MLP
+    modulation: tuple[eqx.nn.Linear, eqx.nn.Linear]
     horizon: float = eqx.field(static=True)
     width: int = eqx.field(static=True)
 
     def __init__(self, dim: int, width: int, horizon: float, rng_key: PRNGKeyArray, dtype):
         # NumPy draws the weights: JAX would compile a second or so for it.
-        rng = np.random.default_rng(np.asarray(jr.key_data(rng_key)))
+        rng = numpy_generator(rng_key)
 
         def linear(num_in, num_out, scale):
             layer = eqx.filter_eval_shape(eqx.nn.Linear, num_in, num_out, key=rng_key)
@@ -58,11 +63,10 @@ class ResidualVelocity(eqx.Module):
 
         self.first = linear(dim, width, dim**-0.5)
         self.last = linear(width, 2 * dim, 0.0)
-        modulation = eqx.filter_eval_shape(
-            eqx.nn.MLP, 4, 2 * width, _MODULATION_WIDTH, 1, jax.nn.silu, key=rng_key
+        self.modulation = (
+            linear(4, _MODULATION_WIDTH, 0.5),
+            linear(_MODULATION_WIDTH, 2 * width, 0.1),
         )
-        layers = (linear(4, _MODULATION_WIDTH, 0.5), linear(_MODULATION_WIDTH, 2 * width, 0.1))
-        self.modulation = eqx.tree_at(lambda mlp: mlp.layers, modulation, layers)
         self.horizon = horizon
         self.width = width
 
@@ -89,10 +93,11 @@ class ResidualVelocity(eqx.Module):
         return StepJacobian(factor, rows * slope, self.first.weight)
 
     def _scale_and_shift(self, y, tau, step_size):
+        narrow, wide = self.modulation
         """Slopes of the hidden units, h s after its limit, and t."""
-        scale, shift = jnp.split(self.modulation(self._features(tau, step_size)), 2)
+        scale, shift = jnp.split(wide(silu(narrow(self._features(tau, step_size)))), 2)
         before = (1 + scale) * self.first(y) + shift
-        hidden, slope = jax.jvp(jax.nn.silu, (before,), (1 + scale,))
+        hidden, slope = jax.jvp(silu, (before,), (1 + scale,))
         # The sum over the units keeps its size, and Adam its pace, at any width.
         s, t = jnp.split(self.last(hidden) / self.width**0.5, 2)
         limit = _limit(s)

@@ -6,6 +6,7 @@ be measured (docs/method.md); a release that does not know them compiles as usua
 """
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+
+from numpyro_onestep._util.numerics import is_double, numerics
 
 _FAST_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
@@ -29,11 +32,12 @@ class compiled:  # noqa: N801, it is used as a decorator
         update_wrapper(self, function)
         self._on = cache(lambda backend: eqx.filter_jit(function, **_options(backend)))
         self._begun: list[Future] = []
+        self._lock = threading.Lock()
 
     def __call__(self, *args, **kwargs) -> Any:
         """The function's value, once what `ahead` began is there."""
-        while self._begun:
-            self._begun.pop().exception()  # what failed there will fail here, and be seen
+        for begun in self._take_begun():
+            begun.exception()  # what failed there will fail here, and be seen
         with _collector_paused():
             return self._on(jax.default_backend())(*args, **kwargs)
 
@@ -43,14 +47,21 @@ class compiled:  # noqa: N801, it is used as a decorator
         Half of compilation is Python's and holds the others up, the rest has a core to itself.
         """
         program: Any = self._on(jax.default_backend())
-        ours = _configuration()
+        ours, double = _configuration(), is_double()
 
         def compile_it() -> None:
-            # A context manager, of double precision say, is in force in its own thread only.
-            if _configuration() == ours:
-                program.lower(*args, **kwargs).compile()
+            # A context manager is in force in its own thread only: one of the user's is not here.
+            with numerics(double):
+                if _configuration() == ours:
+                    program.lower(*args, **kwargs).compile()
 
-        self._begun.append(_other_thread.submit(compile_it))
+        with self._lock:
+            self._begun.append(_other_thread.submit(compile_it))
+
+    def _take_begun(self) -> list[Future]:
+        with self._lock:  # two threads may run a sampler each
+            begun, self._begun = self._begun, []
+        return begun
 
 
 def _configuration() -> dict[str, Any]:

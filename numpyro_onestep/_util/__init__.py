@@ -1,0 +1,1 @@
+"""What every other part may use: compilation, named random streams, the numerical environment."""

@@ -1,0 +1,45 @@
+"""The numerical environment that the package's own computations run in.
+
+A user's session may forbid JAX's promotion of types or ranks; the package's own code relies on
+both.  And where the target is evaluated in double precision, so is all that is done with it,
+whatever the session's default is.  Nothing global is changed: both end with the block.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@contextmanager
+def numerics(double: bool = False) -> Iterator[None]:
+    """JAX's usual rules of promotion, and 64-bit types if asked for."""
+    with ExitStack() as stack:
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        if double:
+            stack.enter_context(jax.enable_x64(True))
+        yield
+
+
+def is_double() -> bool:
+    """Whether 64-bit types are in force here."""
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+
+def refuse_transformations(values: Iterable[Any]) -> None:
+    """Raise a TypeError inside `jax.jit`, `vmap` and the like, where no value is known.
+
+    Args:
+        values: what the run depends on.
+    """
+    # Inside jit even what depends on none of its arguments is not computed at once.
+    inside = isinstance(jax.lax.add(np.float32(0), np.float32(0)), jax.core.Tracer)
+    if inside or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+        raise TypeError(
+            "OneStep decides by the values it meets, so it cannot run inside jax.jit, jax.vmap, "
+            "jax.grad or another transformation: call run() outside of it, and for several data "
+            "sets in a Python loop (a second run with data of the same shapes compiles nothing)."
+        )

@@ -1,0 +1,155 @@
+"""What a run has found out about its target before training, in the precision that this needs."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.numerics import numerics
+from numpyro_onestep._util.random import numpy_generator
+from numpyro_onestep.base import BaseFit
+from numpyro_onestep.target import AbstractTarget, Potential
+from numpyro_onestep.target.precision import (
+    LARGEST_GRAIN,
+    PrecisionError,
+    energies,
+    in_double,
+    precision_error,
+)
+from numpyro_onestep.target.traced import TracedFunction
+from numpyro_onestep.whitening import WhitenedPotential
+
+# Points that are evaluated in both precisions.
+_NUM_COMPARED = 256
+
+
+@dataclass
+class Problem:
+    """The target, where to start, and the distribution that was fitted to it."""
+
+    target: AbstractTarget
+    potential: Potential
+    start: Float[Any, " d"]
+    whitened: Any = None  # a WhitenedPotential, once the base is fitted
+    base_fit: Any = None  # a BaseFit
+    is_double: bool = False  # in a session of single precision
+    error: PrecisionError | None = None  # of single precision, why it is double
+
+    def __getstate__(self):
+        """Arrays as NumPy's, which keep their type in a session of another precision."""
+        return jax.tree.map(lambda v: np.asarray(v) if _is_plain(v) else v, vars(self))
+
+    def __setstate__(self, state):
+        with numerics(state["is_double"]):
+            parts = ("potential", "whitened", "base_fit")
+            fitted = {name: jax.tree.map(jnp.asarray, state[name]) for name in parts}
+        vars(self).update(state | fitted)
+
+    @property
+    def line(self) -> str:
+        """The precision, and why, in words."""
+        if not self.is_double:
+            return str(self.start.dtype)
+        if self.error is None:
+            return "float64, as asked for"
+        if self.error.lost:
+            return f"float64, since float32 is not a number at {self.error.lost:.1%} of the points"
+        if self.error.grain > LARGEST_GRAIN:
+            return f"float64, since float32 values are {self.error.grain:.2g} sd apart"
+        off = max(abs(self.error.shift), self.error.spread)
+        return f"float64, since float32 is off by {off:.2g} nats"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is an array of JAX's that NumPy has a type for: random keys are none."""
+    is_array = isinstance(value, jax.Array)
+    return is_array and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
+
+
+def in_double_precision(
+    problem: Problem, why: PrecisionError | None = None, required: bool = False
+) -> Problem:
+    """The problem with its target in double precision, nothing fitted yet.
+
+    Raises:
+        ValueError: `required`, and the model cannot be traced in double precision.
+    """
+    with numerics(double=True):
+        try:
+            potential = problem.target.potential(np.float64)
+        except Exception as error:  # whatever a model raises
+            if not required:
+                return problem
+            raise ValueError(
+                "target_precision='double': the model cannot be traced with 64-bit values; it may "
+                "fix a type (dtype=jnp.float32) somewhere. Take the type of its inputs there, or "
+                "leave target_precision out."
+            ) from error
+    start = np.asarray(problem.start, np.float64)
+    return Problem(problem.target, potential, start, is_double=True, error=why)
+
+
+def fitted_in_double_precision(problem: Problem, error: PrecisionError) -> Problem:
+    """The problem with its target in double precision, the fit kept as it is."""
+    again = in_double_precision(problem, error)
+    if not again.is_double:
+        return problem
+    with numerics(double=True):
+        base, noise = in_double((problem.whitened.base, problem.whitened.noise))
+    whitened = WhitenedPotential(again.potential, base, noise)
+    return replace(again, whitened=whitened, base_fit=BaseFit(base, problem.base_fit.elbo))
+
+
+def precision_at_base(
+    problem: Problem, double: TracedFunction, rng_key: Any
+) -> PrecisionError:
+    """What single precision costs at draws of the fitted base."""
+    x, log_q = (np.asarray(v) for v in _base_draws(problem.whitened, rng_key))
+    return precision_error(problem.potential, double, x, log_q)
+
+
+@compiled
+def _base_draws(whitened: WhitenedPotential, rng_key: Any):
+    z = whitened.sample_noise(rng_key, _NUM_COMPARED)
+    log_q = jax.vmap(whitened.noise.log_density)(z) - whitened.base.log_det
+    return jax.vmap(whitened.base.unwhiten)(z), log_q
+
+
+def precision_at_pool(run: Any, double: TracedFunction, rng_key: Any) -> PrecisionError:
+    """What single precision costs at draws of the posterior.
+
+    Of the draws without a density those are looked at that double precision may give one.
+    """
+    pool, problem = run.pool, run.problem
+    rng = numpy_generator(rng_key)
+    weights = np.where(np.isfinite(run.smoothed), np.exp(run.smoothed), 0.0)
+    error = PrecisionError(0.0, 0.0, 0.0)
+    if weights.sum() > 0:
+        chosen = rng.choice(len(weights), _NUM_COMPARED, p=weights / weights.sum())
+        error = precision_error(problem.potential, double, pool.x[chosen], None)
+    bad = np.flatnonzero(~np.isfinite(pool.log_density) & np.isfinite(pool.x).all(1))
+    if len(bad):
+        with numerics(double=True):
+            some = rng.choice(bad, _NUM_COMPARED)
+            x = jnp.asarray(np.asarray(pool.x[some], np.float64))
+            found = np.isfinite(np.asarray(energies(double, x))).mean()
+        error = error._replace(lost=float(found) * len(bad) / len(pool.x))
+    return error
+
+
+def attached(problem: Problem) -> Problem:
+    """A problem that came out of a pickle, with its target traced again.
+
+    Raises:
+        RuntimeError: the model has changed since.
+    """
+    with numerics(problem.is_double):
+        again = problem.target.potential(problem.start.dtype)
+        potential = problem.potential.attached(again)
+        old = problem.whitened
+        whitened = WhitenedPotential(potential, old.base, old.noise)
+        return replace(problem, potential=potential, whitened=whitened)

@@ -1,0 +1,100 @@
+"""What a NumPyro model consists of: its sites, found by one trace that computes nothing."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.random as jr
+import numpyro.distributions as dist
+from jaxtyping import PRNGKeyArray
+from numpyro import handlers
+
+from numpyro_onestep.target.traced import TRACING
+
+
+class Site(NamedTuple):
+    """What the model's trace says of a site, without its values."""
+
+    name: str
+    type: str
+    is_observed: bool
+    is_discrete: bool
+    plates: tuple[str, ...]
+    is_delta: bool = False
+    has_state: bool = False  # a value that must not change from call to call
+    subsample: tuple[int, int] | None = None  # of a plate: how many of how many members it draws
+
+
+def inspect_model(
+    rng_key: PRNGKeyArray, model: Callable, args: tuple, kwargs: dict, init_strategy: Callable
+) -> tuple[list[Site], dict[str, jax.ShapeDtypeStruct]]:
+    """The model's sites, and the unconstrained shapes of its continuous latent ones."""
+    found: list[Site] = []
+
+    def record(key_data):
+        found.clear()
+        unconstrained = {}
+        key = jr.wrap_key_data(key_data, impl=jr.key_impl(rng_key))
+        seeded = handlers.substitute(handlers.seed(model, key), substitute_fn=init_strategy)
+        for name, site in handlers.trace(seeded).get_trace(*args, **kwargs).items():
+            is_sample = site["type"] == "sample"
+            is_observed = bool(is_sample and site["is_observed"])
+            is_discrete = bool(is_sample and site["fn"].support.is_discrete)
+            frames = sorted(site.get("cond_indep_stack", ()), key=lambda frame: frame.dim)
+            found.append(
+                Site(
+                    name,
+                    site["type"],
+                    is_observed,
+                    is_discrete,
+                    tuple(frame.name for frame in frames),
+                    is_delta=is_sample and isinstance(site["fn"], dist.Delta),
+                    has_state=_has_state(site),
+                    subsample=_subsample(site),
+                )
+            )
+            if is_sample and not is_observed and not is_discrete:
+                unconstrained[name] = dist.biject_to(site["fn"].support).inv(site["value"])
+        return unconstrained
+
+    with TRACING:
+        prototype = jax.eval_shape(record, jr.key_data(rng_key))
+    return found, prototype
+
+
+def refuse_unfit(sites: list[Site], prototype: dict[str, Any]) -> None:
+    """Raise a ValueError where there is nothing that a flow could move."""
+    latents = [site for site in sites if site.type == "sample" and not site.is_observed]
+    for site in latents:
+        if site.is_discrete:
+            raise ValueError(
+                f"The latent site {site.name!r} is discrete, and a flow moves only continuous "
+                f"ones. Sum it out (numpyro.distributions.MixtureSameFamily, or "
+                f"numpyro.contrib.funsor's log_density with enumeration), or replace it by a "
+                f"continuous relaxation."
+            )
+        if site.is_delta:
+            raise ValueError(
+                f"The latent site {site.name!r} has a Delta distribution, so there is nothing to "
+                "infer of it: use numpyro.deterministic for its value."
+            )
+    if not sum(leaf.size for leaf in prototype.values()):
+        raise ValueError(
+            "The model has no latent sites, so there is nothing to infer. Check that it contains "
+            "numpyro.sample statements without obs=, that the arguments given to run() are "
+            "not conditioning every site, and that not every latent site is of size zero."
+        )
+
+
+def _has_state(site: dict) -> bool:
+    """Parameters, mutable state, and plates that draw a part of their members."""
+    if site["type"] == "plate":
+        return _subsample(site) is not None
+    return site["type"] not in ("sample", "deterministic", "plate", "prng_key")
+
+
+def _subsample(site: dict) -> tuple[int, int] | None:
+    if site["type"] != "plate":
+        return None
+    size, subsample_size = site["args"][:2]
+    return None if subsample_size in (None, size) else (subsample_size, size)

@@ -1,0 +1,106 @@
+"""The target's potential on R^d, and what a point of R^d means to its user."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from numpyro_onestep.target.traced import TracedFunction, trace
+
+
+class Outcome(NamedTuple):
+    """What a point of R^d stands for."""
+
+    samples: PyTree  # sites on their supports, deterministic ones included, or a pytree
+    log_likelihood: dict[str, Any]  # of each observed site, nats
+    observed: dict[str, Any]  # the observed values
+
+
+class Potential(eqx.Module):
+    """U(x) = -log of the unnormalised target density, for x in R^d (nats).
+
+    A pytree: the arrays that the target depends on are its leaves, so that a compiled function
+    which takes one is compiled again only where their shapes change.
+    """
+
+    energy: TracedFunction
+    outcome: TracedFunction
+
+    @classmethod
+    def of(cls, energy: Any, outcome: Any, like: Float[Any, " d"]) -> "Potential":
+        """From functions of x in R^d.
+
+        Args:
+            energy: U.
+            outcome: x as an `Outcome`, or None where x stands for itself.
+            like: an array of the length and type of x.
+        """
+        if outcome is None:
+
+            def outcome(x):
+                return Outcome(x, {}, {})
+
+        def real_energy(x):
+            # A model of integer terms alone has a potential of such a type.
+            return jnp.asarray(energy(x), x.dtype)
+
+        return cls(trace(real_energy, like, differentiable=True), trace(outcome, like))
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """U(x)."""
+        return self.energy(x)
+
+    def constrain(self, x: Float[Array, " d"]) -> PyTree:
+        """The draw x as its user knows it: sites on their supports, or a pytree."""
+        return self.outcome(x).samples
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether it came out of a pickle: `attached` then makes it work again."""
+        return self.energy.program.is_detached
+
+    def attached(self, again: "Potential") -> "Potential":
+        """These arrays with the programs of the same target, traced again.
+
+        Raises:
+            RuntimeError: it is another target by now.
+        """
+        mine, theirs = (
+            (p.energy.program, p.outcome.program, jax.tree.map(np.shape, p.energy.captured))
+            for p in (self, again)
+        )
+        if mine != theirs:
+            raise RuntimeError(
+                "The model is no longer the one that was run: its code, or a plain number that it "
+                "reads, has changed since. The draws and the evidence of that run are still here; "
+                "for further draws call run() again."
+            )
+        pairs = ((self.energy, again.energy), (self.outcome, again.outcome))
+        return Potential(*(TracedFunction(old.captured, new.program) for old, new in pairs))
+
+
+def unraveller(prototype: PyTree):
+    """The function from vectors to pytrees of the prototype's shapes.
+
+    Values take the vector's own type, in double precision too.
+    """
+    leaves, tree = jax.tree.flatten(prototype)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=int)
+
+    def unravel(x):
+        parts = jnp.split(x, ends[:-1]) if leaves else []
+        return jax.tree.unflatten(
+            tree, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)]
+        )
+
+    return unravel
+
+
+def ravel(values: PyTree) -> Float[Array, " d"]:
+    """A pytree of values as one vector."""
+    return ravel_pytree(values)[0]

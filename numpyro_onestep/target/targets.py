@@ -1,0 +1,250 @@
+"""What is to be inferred: a model with its data, or a potential function, before it is traced.
+
+A target can be traced more than once, in single and in double precision.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from numpyro import handlers
+from numpyro.infer.initialization import init_to_uniform
+from numpyro.infer.util import constrain_fn, potential_energy
+from numpyro.infer.util import log_likelihood as numpyro_log_likelihood
+
+from numpyro_onestep._util.random import stream
+from numpyro_onestep.target.initial_point import (
+    match,
+    require_finite,
+    searched_start,
+    uniform_radius,
+    uniform_start,
+)
+from numpyro_onestep.target.model_trace import Site, inspect_model, refuse_unfit
+from numpyro_onestep.target.potential import Outcome, Potential, ravel, unraveller
+from numpyro_onestep.target.traced import TracedFunction, trace
+
+
+@dataclass
+class AbstractTarget(ABC):
+    """The target as functions of a pytree of unconstrained values.
+
+    `prototype` has the shapes of those values, and their type in the user's own precision.
+    """
+
+    prototype: PyTree
+    sites: list[Site] = field(default_factory=list)
+
+    @abstractmethod
+    def energy(self, values: PyTree) -> Float[Array, ""]:
+        """Minus the log density (nats), Jacobians of constraining transforms included."""
+
+    @abstractmethod
+    def outcome(self, values: PyTree) -> Outcome:
+        """What the values stand for."""
+
+    def other_starts(self, rng_key, potential: Potential, num: int, dtype: Any = None):
+        """Up to `num` further points to start from: none, where the user said where to."""
+        return iter(())
+
+    def unravelled(self, x: Float[Any, " d"]) -> PyTree:
+        """A vector as the pytree of values, in the prototype's types."""
+        values = unraveller(self.prototype)(jnp.asarray(x))
+        return jax.tree.map(lambda v, like: v.astype(like.dtype), values, self.prototype)
+
+    def potential(self, dtype: Any = None) -> Potential:
+        """Trace the target on R^d, for vectors of a type; default: the prototype's own."""
+        like = ravel_zeros(self.prototype, dtype)
+        unravel = unraveller(self.prototype)
+        return Potential.of(
+            lambda x: self.energy(unravel(x)), lambda x: self.outcome(unravel(x)), like
+        )
+
+    def energy_only(self, dtype: Any) -> TracedFunction:
+        """U alone, for evaluation and not for training."""
+        unravel = unraveller(self.prototype)
+        return trace(lambda x: self.energy(unravel(x)), ravel_zeros(self.prototype, dtype))
+
+
+def ravel_zeros(prototype: PyTree, dtype: Any = None) -> Float[np.ndarray, " d"]:
+    """A vector of as many zeros as the prototype has numbers."""
+    leaves = jax.tree.leaves(prototype)
+    own = jnp.result_type(*(leaf.dtype for leaf in leaves)) if dtype is None else dtype
+    return np.zeros(sum(int(np.prod(leaf.shape)) for leaf in leaves), own)
+
+
+@dataclass
+class FunctionTarget(AbstractTarget):
+    """A potential given as a function of a pytree."""
+
+    function: Any = None
+
+    def energy(self, values: PyTree) -> Float[Array, ""]:
+        """The function's value."""
+        return self.function(values)
+
+    def outcome(self, values: PyTree) -> Outcome:
+        """The pytree: there is nothing to constrain."""
+        return Outcome(values, {}, {})
+
+
+@dataclass
+class ModelTarget(AbstractTarget):
+    """A NumPyro model with its arguments.
+
+    `fixed` holds values of sites that are no latents but must not change from call to call:
+    parameters and mutable state, as `numpyro.infer.NUTS` fixes them.
+    """
+
+    model: Any = None
+    args: tuple = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+    init_strategy: Callable = init_to_uniform
+    is_start_given: bool = False
+
+    def _seeded(self) -> Callable:
+        # A key for statements that ask for one without being latent, numpyro.prng_key say.
+        return handlers.seed(handlers.substitute(self.model, data=self.fixed), rng_seed=0)
+
+    def energy(self, values: PyTree) -> Float[Array, ""]:
+        """Minus the log joint density."""
+        return potential_energy(self._seeded(), self.args, self.kwargs, values)
+
+    def outcome(self, values: PyTree) -> Outcome:
+        """Latent sites on their supports and deterministic sites, and the data under them."""
+        samples = constrain_fn(
+            self._seeded(), self.args, self.kwargs, values, return_deterministic=True
+        )
+        samples = jax.tree.map(jnp.asarray, samples)
+        # Every latent site has a value: an improper prior could not be sampled.
+        latents = {site.name for site in self.sites if site.type == "sample"}
+        known = {name: value for name, value in samples.items() if name in latents}
+        conditioned = handlers.substitute(self._seeded(), data=known)
+        found = handlers.trace(conditioned).get_trace(*self.args, **self.kwargs)
+        observed = {name: site["value"] for name, site in found.items() if _is_data(site)}
+        if not observed:
+            return Outcome(samples, {}, {})
+        likelihood = numpyro_log_likelihood(
+            self._seeded(), known, *self.args, batch_ndims=0, **self.kwargs
+        )
+        likelihood = {name: likelihood[name] for name in observed if name in likelihood}
+        return Outcome(samples, likelihood, jax.tree.map(jnp.asarray, observed))
+
+    def other_starts(self, rng_key, potential: Potential, num: int, dtype: Any = None):
+        """Up to `num` further points that the strategy finds, if it is a random one."""
+        if self.is_start_given:
+            return
+        for index in range(num):
+            key = stream(rng_key, "other start", index)
+            start, is_valid = self._start(key, potential, dtype)
+            if not is_valid:
+                return
+            yield start
+
+    def _start(
+        self, rng_key, potential: Potential, dtype: Any = None
+    ) -> tuple[Float[Array, " d"], bool]:
+        radius = uniform_radius(self.init_strategy)
+        if radius is not None and not self.fixed:
+            like = ravel_zeros(self.prototype, dtype)
+            start, is_valid = uniform_start(potential, rng_key, radius, like)
+            return start, bool(is_valid)
+        values, is_valid, _ = searched_start(
+            rng_key, self.model, self.args, self.kwargs, self.init_strategy, sorted(self.prototype)
+        )
+        return ravel(values), bool(is_valid)
+
+
+def _is_data(site: dict) -> bool:
+    """Whether a site is observed; a factor is an observed site without data."""
+    if site["type"] != "sample" or not site["is_observed"]:
+        return False
+    return not any(
+        isinstance(fn, dist.Unit) for fn in (site["fn"], getattr(site["fn"], "base_dist", None))
+    )
+
+
+def model_target(
+    rng_key: PRNGKeyArray,
+    model: Callable,
+    args: tuple,
+    kwargs: dict[str, Any],
+    init_params: PyTree | None = None,
+    init_strategy: Callable = init_to_uniform,
+) -> tuple[ModelTarget, Potential, Float[Array, " d"]]:
+    """The target of a model, its potential in the user's precision, and a point to start from.
+
+    Raises:
+        ValueError: no latent site, a discrete latent site, or no point of finite density.
+    """
+    key_start = stream(rng_key, "start")
+    sites, shapes = inspect_model(key_start, model, args, kwargs, init_strategy)
+    refuse_unfit(sites, shapes)
+    target = ModelTarget(
+        prototype={name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()},
+        sites=sites,
+        model=model,
+        args=args,
+        kwargs=kwargs,
+        init_strategy=init_strategy,
+        is_start_given=init_params is not None,
+    )
+    values = is_valid = None
+    if any(site.has_state for site in sites):
+        values, is_valid, target.fixed = searched_start(
+            key_start, model, args, kwargs, init_strategy, sorted(shapes)
+        )
+    potential = target.potential()
+    if init_params is not None:
+        start = ravel(match(init_params, target.prototype))
+        require_finite(potential, start)
+        return target, potential, start
+    if values is not None:
+        start = ravel(values)
+    else:
+        start, is_valid = target._start(key_start, potential)
+    if not is_valid:
+        raise ValueError(
+            "The model's log density, or its gradient, is not finite at any of 100 starting "
+            "points. Check data for NaN and for values outside a likelihood's support; or say "
+            "where to start with init_params= in run() or init_strategy=init_to_value(...) in "
+            "OneStep(...)."
+        )
+    return target, potential, start
+
+
+def function_target(
+    potential_fn: Callable, init_params: PyTree
+) -> tuple[FunctionTarget, Potential, Float[Array, " d"]]:
+    """The same of a function of a pytree, with the point `init_params` to start from.
+
+    Raises:
+        ValueError: no `init_params`, a result that is not a scalar, or one that is not finite.
+    """
+    if init_params is None:
+        raise ValueError(
+            "OneStep(potential_fn=...) cannot know the shape of its argument: give run() a pytree "
+            "of that shape as init_params=, at a point of finite density."
+        )
+    values = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=float), init_params)
+    start = ravel(values)
+    if start.size == 0:
+        raise ValueError("init_params holds no numbers, so there is nothing to infer.")
+    prototype = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), values)
+    target = FunctionTarget(prototype, function=potential_fn)
+    shape = np.shape(jax.eval_shape(lambda v: potential_fn(v), values))
+    if shape != ():
+        raise ValueError(
+            f"potential_fn must return a scalar, but returned an array of shape {shape}. "
+            "Sum its terms over data and coordinates."
+        )
+    potential = target.potential()
+    require_finite(potential, start)
+    return target, potential, start

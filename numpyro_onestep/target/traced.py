@@ -1,0 +1,177 @@
+"""A function as a program of its own, with the arrays that it closes over as inputs.
+
+A model reads more than its arguments: globals of a notebook, attributes of an object, what a
+`functools.partial` or `handlers.condition` holds.  Compiled code that outlived those values would
+return the posterior of data that are no longer there.  So every run traces the model anew, which
+takes milliseconds.  Every array that the trace meets becomes an input of the compiled code, and
+what is left, the program's own text, is the key by which compiled code is found again: new values
+compile nothing, wherever they come from, and another program is never taken for this one.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from numpyro_onestep._util.numerics import refuse_transformations
+
+# NumPyro's handlers are shared by all threads: one model is traced at a time.
+TRACING = threading.RLock()
+
+
+class Program:
+    """The text of a function without its arrays; equal to another where the text is.
+
+    A pickled program is its text's fingerprint alone: `is_detached` says so, and whoever knows
+    the function traces it again.
+    """
+
+    def __init__(self, closed: Any, out_tree: Any, fingerprint: str, callbacks: tuple = ()):
+        self.jaxpr, self.out_tree, self.fingerprint = closed.jaxpr, out_tree, fingerprint
+        # Functions of Python's that the program calls at run time: no text tells two apart.
+        self._callbacks = callbacks
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether the program is known by its fingerprint only."""
+        return self.jaxpr is None
+
+    def evaluate(self, captured: list[Array], *args: Array) -> PyTree:
+        """The function's value, the arrays that it closed over being these."""
+        closed = jex.ClosedJaxpr(self.jaxpr, captured)
+        return jax.tree.unflatten(self.out_tree, jex.jaxpr_as_fun(closed)(*args))
+
+    def _key(self):
+        return self.fingerprint, tuple(id(callback) for callback in self._callbacks)
+
+    def __hash__(self):
+        return hash(self._key())
+
+    def __eq__(self, other):
+        return isinstance(other, Program) and self._key() == other._key()
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __getstate__(self):
+        return {
+            "fingerprint": self.fingerprint,
+            "jaxpr": None,
+            "out_tree": None,
+            "_callbacks": (),
+        }
+
+
+class TracedFunction(eqx.Module):
+    """A traced function of arrays: call it as the function itself, inside of JAX or outside."""
+
+    captured: list[Array]
+    program: Program = eqx.field(static=True)
+
+    def __call__(self, *args: Array) -> PyTree:
+        """The function's value."""
+        return _evaluate(self, *args)
+
+
+@eqx.filter_jit
+def _evaluate(traced: TracedFunction, *args: Array) -> PyTree:
+    # A jitted function of its own, so that each program that uses it goes through it once.
+    return traced.program.evaluate(traced.captured, *args)
+
+
+def trace(function: Callable, *examples: Any, differentiable: bool = False) -> TracedFunction:
+    """Trace a function for arguments of the examples' shapes and types.
+
+    Args:
+        function: of arrays, to a pytree of arrays.
+        *examples: an array for each argument.
+        differentiable: the function is real-valued and its gradient will be asked for: then the
+            gradient's text counts as well, since a custom rule may close over arrays of its own.
+
+    Raises:
+        TypeError: inside a transformation of JAX's.
+    """
+    with TRACING:
+        # A function of its own each time: JAX remembers what it has traced by the function.
+        closed, shapes = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
+        if any(_holds_arrays(inner) for inner in _inner(closed.jaxpr)):
+            inlined = jax.make_jaxpr(lambda *args: _inline(closed.jaxpr, closed.consts, args))
+            closed = inlined(*examples)
+        refuse_transformations(closed.consts)
+        captured = [_own_copy(value) for value in closed.consts]
+        out_tree = jax.tree.structure(shapes)
+
+        def first(captured, *args):
+            return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, captured))(*args)[0]
+
+        def every(captured, *args):
+            return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, captured))(*args)
+
+        whole = jax.value_and_grad(first, argnums=1) if differentiable else every
+        text = jax.jit(whole).lower(captured, *examples).as_text()
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    program = Program(closed, out_tree, fingerprint, tuple(_callbacks(closed.jaxpr)))
+    return TracedFunction(captured, program)
+
+
+def _own_copy(value: Any) -> Array:
+    """As an array that nobody can change: a NumPy array may be changed in place later."""
+    return value if isinstance(value, jax.Array) else jnp.array(np.array(value))
+
+
+def _inner(jaxpr: Any) -> Iterator[Any]:
+    """The closed programs of the functions that a program calls as they are, jitted ones."""
+    for equation in jaxpr.eqns:
+        if _is_jitted(equation):
+            yield equation.params["jaxpr"]
+
+
+def _is_jitted(equation: Any) -> bool:
+    return equation.primitive.name in ("jit", "pjit")
+
+
+def _holds_arrays(closed: Any) -> bool:
+    return len(closed.consts) > 0 or any(_holds_arrays(c) for c in _inner(closed.jaxpr))
+
+
+def _inline(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
+    """Evaluate a program, its jitted functions written out where these close over arrays."""
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, jex.Literal) else values[atom]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
+        closed = equation.params["jaxpr"] if _is_jitted(equation) else None
+        if closed is not None and _holds_arrays(closed):
+            outputs = _inline(closed.jaxpr, closed.consts, inputs)
+        else:
+            functions, params = equation.primitive.get_bind_params(equation.params)
+            outputs = equation.primitive.bind(*functions, *inputs, **params)
+            outputs = outputs if equation.primitive.multiple_results else [outputs]
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _callbacks(jaxpr: Any) -> Iterator[Any]:
+    """Every function of Python's that a program calls back."""
+    for equation in jaxpr.eqns:
+        if "callback" in equation.primitive.name:
+            found = (v for v in equation.params.values() if callable(v))
+            # JAX wraps the function anew at each trace.
+            yield from (getattr(v, "callback_func", v) for v in found)
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _callbacks(inner)
