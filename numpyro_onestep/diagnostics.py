@@ -1,9 +1,15 @@
-"""What to tell the user: warnings with cause and remedy, and a verdict in plain words."""
+"""Whether a result is to be trusted, and what to tell the user: one warning, the cause first.
+
+A single number is no verdict.  Pareto k has no unit: a tail may be heavy and hold next to no mass,
+and weights that are light say nothing of what the flow never visits.  So a result is doubted where
+something is seen that would move it by an amount that matters, and the warning names the likeliest
+cause of all that is seen.
+"""
 
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import PyTree
@@ -16,24 +22,23 @@ from numpyro_onestep.inference_data import flatten_names
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.training import TrainingResult
 
-# Up to this k the weights' mean converges as if their variance were finite.
-GOOD_PARETO_K = 0.5
+# Mass expected beyond the heaviest draw, and weight on draws too heavy to be chosen once, that
+# means and spreads do not show (docs/verdicts.md has how they were chosen).
+_TAIL_MASS, _CAPPED = 0.02, 0.05
+# A pool worth less than this share of its draws, with a tail too heavy to smooth.
+_POOR_ESS = 0.1
 # A fold counts the weight around it twice: this much of it moves the log evidence by a few times
 # 0.001 nats, below its Monte Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
 # The log density may be known to this (nats): with the rounding of its sum that is some 0.1.
 _COARSE = 0.05
-# Draws without a finite density, a share of all, and training steps that met one (of 32 draws):
-# single ones are what single precision makes of a Cholesky factor now and then.
+# Draws whose density is not a number, a share of all: single ones are what rounding makes of a
+# Cholesky factor now and then.
 _NEGLIGIBLE_REJECTED = 1e-3
-_NEGLIGIBLE_SKIPPED = 1e-2
-# Weights worth this share of their number are even but for a few: what those stand for is narrow or
-# far out.
-_EVEN = 0.9
 # Training that had to go on at less than this share of its learning rate may have stalled.
 _STANDSTILL = 0.1
-_SMALL_GAP = 0.05  # nats: a mixture that was so near had no need to move
-
+# Nats between ELBO and log evidence below which training has nothing left to do.
+_SMALL_GAP = 0.1
 # Mass that the draws may miss, over the mass they see: roughly estimated, so not too small.
 _NEGLIGIBLE_ODDS = 0.03
 
@@ -42,13 +47,255 @@ class OneStepWarning(UserWarning):
     """A result that may be wrong, why, and what to do."""
 
 
-def verdict(evidence: Evidence) -> str:
-    """One sentence on whether the corrected draws and the log evidence can be trusted."""
+class Doubt(NamedTuple):
+    """Something that speaks against a result."""
+
+    sign: str  # what was seen, in a few words
+    cause: str  # what it comes from if nothing likelier is seen, with the remedy
+    rank: int  # the lowest comes first
+
+
+def doubts(run: Any) -> list[Doubt]:
+    """All that speaks against the draws or the log evidence, the likeliest cause first."""
+    evidence, training, corrected, scan = run.evidence, run.training, run.corrected, run.scan
+    found: list[Doubt] = []
+    mixture = not training.bends
+    modes = _modes_remedy(run)
+    if scan is not None and scan.edge and not (_is_sound(evidence) and scan.off <= 1):
+        found.append(
+            Doubt(
+                f"the density ends in {scan.edge} where it is high",
+                f"The density has an edge: in {scan.edge} it is high up to a point, and zero "
+                "beyond, as that of a bound of the data is. No gradient shows an edge, so the flow "
+                f"cannot be trained to it. {modes}",
+                0,
+            )
+        )
+    if scan is not None and scan.step and not (_is_sound(evidence) and scan.off <= 1):
+        found.append(
+            Doubt(
+                f"the density jumps in {scan.step}",
+                f"The density has steps: in {scan.step} it jumps from one value to another, as at "
+                "a change point between two observations. No gradient shows a step, so the flow "
+                f"cannot be trained to it. Sum over the places of the step, or: {modes}",
+                1,
+            )
+        )
+    if scan is not None and scan.off > 1:
+        found.append(
+            Doubt(
+                f"redrawing {scan.where} from its conditional density changes the draws",
+                f"The draws of {scan.where} are not those of the model: along that coordinate the "
+                "density has mass in other places than the draws, in a narrow part or in another "
+                f"mode. {modes}",
+                3,
+            )
+        )
+    if not math.isfinite(evidence.log_evidence):
+        found.append(
+            Doubt(
+                "no draw has a density that is finite and not zero",
+                "No draw of the flow lies where the density is finite and not zero. Give run() "
+                "init_params= in a region of high density, and check the model for terms that are "
+                f"not finite. {modes}",
+                2,
+            )
+        )
+    share = evidence.num_not_a_number / max(evidence.num_draws, 1)
+    if share > _NEGLIGIBLE_REJECTED:
+        found.append(
+            Doubt(
+                f"the density is not a number at {share:.1%} of the draws",
+                f"The density is not a number at {share:.1%} of the flow's draws (in "
+                f"{run.problem.line.split(',')[0]}): any mass there is missing. Check the model "
+                "for overflow (exp of a wide parameter) and for matrices that are nearly "
+                "singular (add to their diagonal).",
+                4,
+            )
+        )
+    if folds(evidence):
+        folded = max(evidence.folded_share, evidence.folded_weight)
+        found.append(
+            Doubt(
+                f"the map folds at {folded:.2%} of the draws",
+                f"The map folds: its determinant is negative at {folded:.2%} of the draws or of "
+                "their weight, so two draws may share a point, and neither the ELBO nor the log "
+                "evidence is a bound. Take num_flow_steps=4, or a smaller learning_rate.",
+                6,
+            )
+        )
+    found += _tail_doubts(evidence, corrected, mixture)
+    if corrected is not None and corrected.r_hat is not None:
+        if not corrected.r_hat < LARGEST_R_HAT:
+            found.append(
+                Doubt(
+                    f"R-hat of the correcting chains is {corrected.r_hat:.3f}",
+                    f"R-hat of the correcting chains is {corrected.r_hat:.3f}, above "
+                    f"{LARGEST_R_HAT}: they have not mixed, so the draws may be wrong. Raise "
+                    "num_samples, or train longer (max_steps=).",
+                    7,
+                )
+            )
+        if corrected.divergences:
+            found.append(
+                Doubt(
+                    f"{corrected.divergences} transitions of the chains diverged",
+                    f"{corrected.divergences} of the correcting chains' transitions diverged, so "
+                    "part of the posterior may be missing. Train longer (max_steps=), or take "
+                    "num_flow_steps=4.",
+                    7,
+                )
+            )
+    if evidence.resolution > _COARSE:
+        found.append(
+            Doubt(
+                f"neighbouring floats are {evidence.resolution:.2g} nats apart",
+                f"The log density is so large that neighbouring floats are "
+                f"{evidence.resolution:.2g} nats apart: weights, ELBO and log evidence are known "
+                "no better. Leave target_precision at 'auto', or use 64-bit floats "
+                "(numpyro.enable_x64()).",
+                5,
+            )
+        )
+    found += _training_doubts(training, evidence, bool(found))
+    return sorted(found, key=lambda doubt: doubt.rank)
+
+
+def _is_sound(evidence: Evidence) -> bool:
+    """Whether the weights alone are as they should be."""
+    fine = math.isfinite(evidence.log_evidence) and not folds(evidence)
+    return fine and not _tail_doubts(evidence, None, False)
+
+
+def is_good(run: Any) -> bool:
+    """Whether weights, and what lines through the draws show, are as they should be."""
+    return _is_sound(run.evidence) and (run.scan is None or run.scan.off <= 1)
+
+
+def _tail_doubts(evidence: Evidence, corrected: Corrected | None, mixture: bool) -> list[Doubt]:
+    """Where the weights' tail may hold mass that matters."""
+    chains = corrected is not None and corrected.divergences is not None
     k, limit = evidence.pareto_k, evidence.pareto_k_limit
-    if k > limit:
-        return "do not trust: the flow misses part of the posterior's tails"
-    if k > GOOD_PARETO_K:
-        return "usable: weights are heavy-tailed, but smoothing handles them"
+    gap = evidence.log_evidence - evidence.elbo
+    signs = []
+    if evidence.tail_mass > _TAIL_MASS or (k > limit and evidence.ess_share < _POOR_ESS):
+        signs.append(
+            f"Pareto k is {k:.2f}, and about {min(evidence.tail_mass, 1.0):.0%} of the mass is "
+            "expected beyond the heaviest draw"
+        )
+    elif not chains and evidence.doubtful and gap > _SMALL_GAP and k <= limit:
+        signs.append(
+            f"Pareto k is {k:.2f}, below {limit:.2f} by less than its standard error of "
+            f"{evidence.pareto_k_std_error:.2f}, at a gap of {gap:.2f} nats"
+        )
+    if corrected is not None and corrected.capped_share > _CAPPED:
+        signs.append(
+            f"{corrected.capped_share:.1%} of the weight lies on draws too heavy to be chosen once"
+        )
+    if corrected is not None and corrected.shift > 0:
+        signs.append(
+            "short Markov chains from the draws changed a standard deviation by "
+            f"{math.expm1(corrected.shift):.0%}"
+        )
+    if not signs:
+        return []
+    affected = "the log evidence" if chains else "the draws and the log evidence"
+    remedy = "Take correction='nuts', reparameterise the model (non-centred where groups hold few "
+    remedy += "data), or compare with NUTS."
+    if chains or mixture:
+        remedy = "Raise pool_size=, reparameterise the model, or compare with NUTS."
+    cause = (
+        "The flow gives a tail or a neck of the posterior too little mass: "
+        f"{'; '.join(signs)}. So {affected} may be wrong. {remedy}"
+    )
+    return [Doubt(signs[0], cause, 9)]
+
+
+def _training_doubts(
+    training: TrainingResult, evidence: Evidence, already: bool
+) -> list[Doubt]:
+    """Where training had more to do, and a gap is left that it might have closed."""
+    gap = evidence.log_evidence - evidence.elbo
+    if not (already or gap > _SMALL_GAP) or training.interrupted or not len(training.losses):
+        return []
+    if not training.judged:
+        cause = (
+            f"Training ended after {len(training.losses)} iterations, before its convergence could "
+            "be judged. Raise max_steps."
+        )
+        return [Doubt("training ended early", cause, 5)]
+    if training.still_rising:
+        cause = (
+            f"Training ended at max_steps while the ELBO was still rising (by "
+            f"{training.final_rise:.3f} nats over the last quarter). Raise max_steps."
+        )
+        return [Doubt("the ELBO was still rising", cause, 5)]
+    # A mixture is near the target before any training.
+    if training.pace < _STANDSTILL and (already or training.bends):
+        cause = (
+            "Steps that folded the map, or lost mass, were undone so often that training went on "
+            f"at {training.pace:.1%} of its learning rate, and may have stood still where it seems "
+            "to have converged. Take a smaller learning_rate or num_flow_steps=4, or "
+            "reparameterise the model."
+        )
+        return [Doubt(f"training went on at {training.pace:.1%} of its rate", cause, 5)]
+    return []
+
+
+def _modes_remedy(run: Any) -> str:
+    if not run.training.bends:
+        return "Compare with NUTS from several starts, or with another key."
+    if run.problem.start.size > MOST_DIMENSIONS:
+        return "Compare with NUTS from several starts."
+    return "Take many_modes=True."
+
+
+def check(run: Any, constrain: Callable) -> list[str]:
+    """What to warn of: one sentence for the result, and one for each thing that it leaves out."""
+    found = doubts(run)
+    missed = _missed_modes(run.missed, run.samples, constrain)
+    if missed is not None:
+        found = [missed, *found]
+    messages = []
+    if found:
+        signs = list(dict.fromkeys(doubt.sign for doubt in found[1:]))[:4]
+        also = f" (Also seen: {'; '.join(signs)}.)" if signs else ""
+        messages.append(found[0].cause + also)
+    if run.training.interrupted:
+        messages.append(
+            "Training was interrupted; the draws come from the flow as it was then. Their weights "
+            "are exact all the same. Call run() again to train to the end."
+        )
+    flat = run.problem.flat
+    if flat:
+        shown = ", ".join(flat[:3]) + (f" and {len(flat) - 3} more" if len(flat) > 3 else "")
+        messages.append(
+            f"A flat direction: nothing depends on {shown} (unconstrained), so the posterior has "
+            "no scale there. The draws there are a standard normal's and mean nothing, and the log "
+            "evidence is that of the rest, which is not affected. Remove the site, or give it a "
+            "proper prior; with obs_mask, sample the missing values alone."
+        )
+    for site in run.problem.target.sites:
+        if site.subsample:
+            some, size = site.subsample
+            messages.append(
+                f"The plate {site.name!r} draws {some} of its {size} members. One choice was made "
+                "and kept for the whole run, so draws and evidence are those of these members "
+                "alone, each counted several times. Leave subsample_size out to use all the data."
+            )
+    return messages
+
+
+def verdict(run: Any) -> str:
+    """One sentence on whether the corrected draws and the log evidence can be trusted."""
+    found = doubts(run)
+    missed = run.missed is not None and run.missed.odds >= _NEGLIGIBLE_ODDS
+    if missed or found:
+        return f"do not trust: {found[0].sign if found else 'modes are missing'}"
+    evidence = run.evidence
+    if evidence.pareto_k > evidence.pareto_k_limit:
+        share = evidence.tail_mass
+        return f"usable: single draws are heavy, but their tail holds some {share:.1%} of the mass"
     return "good: the flow covers what it visits, and the weights are reliable"
 
 
@@ -65,6 +312,9 @@ def draws_line(settings: Settings, num_flow_steps: int, corrected: Corrected | N
 
 def training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
     """How training ended, and how long the run took."""
+    total = sum(seconds.values())
+    if not len(training.losses):
+        return f"none: the draws are those of the fitted mixture; {total:.1f} s in all"
     if training.interrupted:
         end = "interrupted"
     elif training.converged:
@@ -73,7 +323,6 @@ def training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
         end = "stopped at max_steps, still improving,"
     else:
         end = "stopped at max_steps, level within its noise,"
-    total = sum(seconds.values())
     return f"{end} after {len(training.losses)} iterations; {total:.1f} s in all"
 
 
@@ -82,121 +331,10 @@ def folds(evidence: Evidence) -> bool:
     return max(evidence.folded_share, evidence.folded_weight) > _NEGLIGIBLE_FOLD
 
 
-def check(
-    evidence: Evidence,
-    training: TrainingResult,
-    base_elbo: float,
-    corrected: Corrected,
-) -> list[str]:
-    """Everything that speaks against a result, as sentences with a remedy."""
-    found = []
-    k, limit = evidence.pareto_k, evidence.pareto_k_limit
-    gap = evidence.log_evidence - evidence.elbo
-    # Chains of NUTS owe the weights no more than their starts.
-    chains = corrected.divergences is not None
-    affected = "the log evidence" if chains else "the corrected draws and the log evidence"
-    if not math.isfinite(base_elbo):
-        found.append(
-            "No Gaussian base with a finite ELBO was found, so training began far from the "
-            "posterior. Give run() init_params= in a region of high density, or rescale the data."
-        )
-    if not k <= limit:
-        even = evidence.ess / evidence.num_draws
-        heavy = "a few draws carry the weights"
-        if even > _EVEN:
-            heavy = f"a few draws are too heavy, though the pool is worth {even:.0%} of its size"
-        found.append(
-            f"Pareto k is {k:.2f}, above {limit:.2f}: {heavy}, so "
-            f"{affected} may be wrong. Train longer (max_steps=), widen the network (width=), take "
-            "num_flow_steps=4, correction='nuts', reparameterise the model, or compare with NUTS."
-        )
-    elif not chains and evidence.doubtful and gap > NEGLIGIBLE_GAP:
-        found.append(
-            f"Pareto k is {k:.2f}, below {limit:.2f} by less than its standard error of "
-            f"{evidence.pareto_k_std_error:.2f}: a narrow tail or neck of the posterior may be "
-            "missing from the draws. Compare with NUTS where tails matter, reparameterise the "
-            "model, or take num_flow_steps=4."
-        )
-    if corrected.capped_share > 0.01:
-        found.append(
-            f"{corrected.capped_share:.1%} of the posterior's weight lies on draws too heavy to be "
-            "chosen once, so the corrected draws lean towards the flow's own. Raise pool_size, or "
-            "train longer (max_steps=)."
-        )
-    if corrected.shift > 0:
-        found.append(
-            "Short Markov chains from the corrected draws changed a standard deviation by "
-            f"{math.expm1(corrected.shift):.0%}: the flow gives part of the posterior too little "
-            "mass. The draws returned are where the chains ended; they may lack some of it still, "
-            "and so may the log evidence. Raise num_moves, reparameterise the model, or compare "
-            "with NUTS."
-        )
-    if corrected.r_hat is not None and not corrected.r_hat < LARGEST_R_HAT:
-        found.append(
-            f"R-hat of the correcting chains is {corrected.r_hat:.3f}, above {LARGEST_R_HAT}: "
-            "they have not mixed, so the draws may be wrong. Raise num_samples, or train longer "
-            "(max_steps=)."
-        )
-    if corrected.divergences:
-        found.append(
-            f"{corrected.divergences} of the correcting chains' transitions diverged, so part of "
-            "the posterior may be missing. Train longer (max_steps=), or take num_flow_steps=4."
-        )
-    if folds(evidence):
-        folded = max(evidence.folded_share, evidence.folded_weight)
-        found.append(
-            f"The map folds: its determinant is negative at {folded:.2%} of the draws or of their "
-            "weight, so two draws may share a point, and neither the ELBO nor the log evidence is "
-            "a bound. Take num_flow_steps=4, or a smaller learning_rate."
-        )
-    if evidence.resolution > _COARSE:
-        found.append(
-            f"The log density is so large that neighbouring floats are {evidence.resolution:.2g} "
-            "nats apart: weights, ELBO and log evidence are known no better. Use 64-bit floats "
-            "(numpyro.enable_x64())."
-        )
-    if evidence.num_non_finite > _NEGLIGIBLE_REJECTED * evidence.num_draws:
-        found.append(
-            f"{evidence.num_non_finite} of the flow's draws have a density of zero or "
-            "one that is not a number: they are left out of the ELBO, and any mass there is "
-            "missing. Check the model for overflow (exp of a wide parameter), or use 64-bit "
-            "floats (numpyro.enable_x64())."
-        )
-    if training.num_non_finite > _NEGLIGIBLE_SKIPPED * len(training.losses):
-        found.append(
-            f"{training.num_non_finite} training steps met a value that is not finite: the flow "
-            "keeps away from where it is so, and any mass there is missing. Check the model for "
-            "overflow, or use 64-bit floats (numpyro.enable_x64())."
-        )
-    if training.interrupted:
-        found.append(
-            "Training was interrupted; the draws come from the flow as it was then. Their weights "
-            "are exact all the same. Call run() again to train to the end."
-        )
-    elif not training.judged:
-        found.append(
-            f"Training ended after {len(training.losses)} iterations, before its convergence could "
-            "be judged. Raise max_steps."
-        )
-    elif training.still_rising:
-        found.append(
-            f"Training ended at max_steps while the ELBO was still rising (by "
-            f"{training.final_rise:.3f} nats over the last quarter). Raise max_steps."
-        )
-    if training.pace < _STANDSTILL and not (training.num_undone and gap < _SMALL_GAP):
-        found.append(
-            "Steps that folded the map, or lost mass, were undone so often that training went on "
-            f"at {training.pace:.1%} of its learning rate, and may have stood still where it seems "
-            "to have converged. Take a smaller learning_rate or num_flow_steps=4, or "
-            "reparameterise the model."
-        )
-    return found
-
-
-def check_coverage(missed: Missed | None, samples: PyTree, constrain: Callable) -> list[str]:
+def _missed_modes(missed: Missed | None, samples: PyTree, constrain: Callable) -> Doubt | None:
     """Modes found without the flow that its draws do not reach: where, and how much they hold."""
     if missed is None or missed.odds < _NEGLIGIBLE_ODDS:
-        return []
+        return None
     share = missed.odds / (1 + missed.odds)
     modes = "a mode" if missed.num_modes == 1 else f"{missed.num_modes} modes"
     remedy = (
@@ -205,11 +343,12 @@ def check_coverage(missed: Missed | None, samples: PyTree, constrain: Callable) 
         else "Run again with init_params= there and compare the evidences, or with more data or "
         "constraints that tell the modes apart."
     )
-    return [
+    sentence = (
         f"Descents from scattered starts found {modes} that the draws do not reach, with about "
         f"{share:.0%} of the mass; the heaviest at {_place(missed.where, samples, constrain)}. The "
         f"draws and the evidence are those of the rest of the posterior alone. {remedy}"
-    ]
+    )
+    return Doubt(f"{modes} without draws", sentence, -1)
 
 
 def _place(x: Any, samples: PyTree, constrain: Callable) -> str:
@@ -218,6 +357,8 @@ def _place(x: Any, samples: PyTree, constrain: Callable) -> str:
     found = []
     for name, draws in flatten_names(samples).items():
         draws, value = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (draws, at[name]))
+        if not draws.shape[1]:
+            continue
         distance = abs(value[0] - draws.mean(0)) / (draws.std(0) + 1e-30)
         index = int(np.argmax(distance))
         label = name if draws.shape[1] == 1 else f"{name}[{index}]"

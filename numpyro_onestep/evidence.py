@@ -65,6 +65,8 @@ class Evidence(NamedTuple):
     folded_weight: float
     num_non_finite: int  # of the flow's own draws
     resolution: float  # between neighbouring floats of the size of the log density
+    tail_mass: float = math.inf  # expected beyond the heaviest draw, a share of the evidence
+    num_not_a_number: int = 0  # of the flow's own draws; the other non-finite ones have density zero
 
     @property
     def pareto_k_limit(self) -> float:
@@ -73,6 +75,11 @@ class Evidence(NamedTuple):
         Vehtari et al., "Pareto smoothed importance sampling", JMLR 2024, section 3.2.4.
         """
         return min(1 - 1 / math.log10(max(self.num_draws, 11)), 0.7)
+
+    @property
+    def ess_share(self) -> float:
+        """What the pool's draws are worth, as a share of their number."""
+        return self.ess / self.num_draws
 
     @property
     def pareto_k_std_error(self) -> float:
@@ -154,6 +161,7 @@ def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
     log_ratio = np.asarray(pool.log_density - pool.log_q, np.float64)[own]
     accepted = log_ratio[np.isfinite(log_ratio)]
     num_non_finite = len(log_ratio) - len(accepted)
+    num_not_a_number = int(np.sum(np.isnan(np.asarray(pool.log_density)[own])))
     smoothed, pareto_k = np.full(n, -np.inf), math.inf
     if min(finite.sum(), len(accepted)) < 2:
         nothing = -math.inf, math.inf, -math.inf, math.inf, math.inf, 0.0, n
@@ -174,6 +182,8 @@ def summarise(pool: Pool) -> tuple[Evidence, Float[np.ndarray, " n"]]:
         folded_weight=float(relative[folded].sum() / relative.sum()),
         num_non_finite=num_non_finite,
         resolution=resolution,
+        tail_mass=tail_mass(raw - log_evidence, pareto_k),
+        num_not_a_number=num_not_a_number,
     )
     return evidence, smoothed - logsumexp(smoothed)
 
@@ -212,6 +222,34 @@ def pareto_smooth(
     smallest = np.argmin(log_weights)
     k = float(np.asarray(k).reshape(()))
     return smoothed + (log_weights[smallest] - smoothed[smallest]), math.inf if math.isnan(k) else k
+
+
+def tail_mass(log_weights: Float[np.ndarray, " n"], k: float) -> float:
+    """The mass expected beyond the heaviest weight, as a share of the whole.
+
+    The weights above a cut follow a generalised Pareto distribution of shape k, whose scale is
+    found from the median of what exceeds the cut.  Its mean beyond the heaviest weight is infinite
+    from k = 1 on, but no sample sees all of it: what is counted lies between the rarity of the
+    heaviest of these draws and that of the heaviest of a hundred times as many.
+
+    Args:
+        log_weights: of weights whose mean is one.
+        k: shape of their tail.
+    """
+    n = len(log_weights)
+    num_tail = int(min(0.2 * n, 3 * math.sqrt(n)))  # as many as are smoothed
+    if num_tail < 5 or not math.isfinite(k):
+        return math.inf
+    weights = np.exp(np.sort(log_weights)[-num_tail - 1 :])
+    cut, excess = weights[0], float(np.median(weights[1:] - weights[0]))
+    # The quantile function is cut + scale (s^-k - 1) / k, s the share of the tail beyond.
+    shape = k if abs(k) > 1e-6 else 1e-6
+    scale = excess * shape / math.expm1(shape * math.log(2))
+    high, low = 1 / num_tail, 0.01 / num_tail
+    power = 1 - shape if abs(1 - shape) > 1e-6 else 1e-6
+    beyond = (high**power - low**power) / power
+    mass = (cut - scale / shape) * (high - low) + scale / shape * beyond
+    return float(num_tail / n * mass)
 
 
 def _psislw(log_weights):

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import numerics
 from numpyro_onestep._util.random import numpy_generator
-from numpyro_onestep.base import BaseFit
+from numpyro_onestep.base import BaseFit, descent
 from numpyro_onestep.target import AbstractTarget, Potential
+from numpyro_onestep.target.completion import find_completion
 from numpyro_onestep.target.precision import (
     LARGEST_GRAIN,
     PrecisionError,
@@ -50,6 +51,15 @@ class Problem:
         vars(self).update(state | fitted)
 
     @property
+    def flat(self) -> list[str]:
+        """Coordinates that nothing depends on."""
+        completion = self.potential.completion
+        if completion is None:
+            return []
+        names = self.target.names()
+        return [names[j] for j in np.flatnonzero(np.asarray(completion.flat))]
+
+    @property
     def line(self) -> str:
         """The precision, and why, in words."""
         if not self.is_double:
@@ -70,6 +80,18 @@ def _is_plain(value: Any) -> bool:
     return is_array and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
+def completed(problem: Problem, rng_key: Any) -> Problem:
+    """The problem with its density normalisable in coordinates in which it has no scale."""
+    candidates = problem.target.may_be_improper()
+    completion = find_completion(problem.potential, problem.start, rng_key, candidates)
+    if completion is None:
+        return problem
+    # From a mode on: the copies of an angle are then those that matter least.
+    centre = descent(problem.potential, problem.start).path[-1]
+    completion = replace(completion, centre=centre)
+    return replace(problem, potential=replace(problem.potential, completion=completion))
+
+
 def in_double_precision(
     problem: Problem, why: PrecisionError | None = None, required: bool = False
 ) -> Problem:
@@ -81,6 +103,8 @@ def in_double_precision(
     with numerics(double=True):
         try:
             potential = problem.target.potential(np.float64)
+            completion = in_double(problem.potential.completion)
+            potential = replace(potential, completion=completion)
         except Exception as error:  # whatever a model raises
             if not required:
                 return problem

@@ -27,6 +27,7 @@ from numpyro_onestep.evidence import (
     without_nan,
 )
 from numpyro_onestep.evidence_interval import EvidenceInterval, evidence_interval
+from numpyro_onestep.line_scan import Scan
 from numpyro_onestep.problem import Problem, attached
 from numpyro_onestep.settings import Settings, as_count
 from numpyro_onestep.target import ModelTarget, Potential
@@ -52,6 +53,7 @@ class Run:
     smoothed: np.ndarray | None = None
     corrected: Corrected | None = None
     missed: Missed | None = None
+    scan: Scan | None = None
     samples: PyTree = None
     messages: list[str] = field(default_factory=list)
 
@@ -310,7 +312,7 @@ class Results:
                 f"{self.log_evidence:.3f} +- {self.log_evidence_std_error:.3f} nats",
             ),
             ("Pareto k", f"{self.pareto_k:.2f} (limit {evidence.pareto_k_limit:.2f})"),
-            ("", diagnostics.verdict(evidence)),
+            ("", diagnostics.verdict(run)),
             ("ESS of weights", f"{self.ess:.0f} of {evidence.num_draws} draws"),
             ("map folds at", f"{self.folded_share:.2%} of draws"),
             ("target in", run.problem.line),

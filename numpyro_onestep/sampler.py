@@ -20,11 +20,13 @@ from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
 from numpyro_onestep.evidence import Evidence, Pool, draw_pool, summarise
-from numpyro_onestep.exploration import explore, require_explorable
+from numpyro_onestep.exploration import MOST_DIMENSIONS, explore, require_explorable
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
+from numpyro_onestep.line_scan import scan_lines
 from numpyro_onestep.mixture import fit_mixture
 from numpyro_onestep.problem import (
     Problem,
+    completed,
     fitted_in_double_precision,
     in_double_precision,
     precision_at_base,
@@ -135,7 +137,7 @@ class OneStep(Results):
         if settings.many_modes:
             require_explorable(start.size)
         flow = _initial_flow(start, stream(rng_key, "flow"), settings)
-        problem = Problem(target, potential, start)
+        problem = completed(Problem(target, potential, start), stream(rng_key, "completion"))
         if settings.target_precision != "double" or is_double():
             self._compile_ahead(flow, problem, rng_key)
         clock = _lap(seconds, "initialisation", clock)
@@ -155,7 +157,8 @@ class OneStep(Results):
                     problem = in_double_precision(problem, error)
                     environment.enter_context(numerics(problem.is_double))
                     fitted, double = self._fit_base(problem, rng_key, seconds), None
-            fitted = self._explore(fitted, rng_key, seconds)
+            lost = not math.isfinite(float(fitted.base_fit.elbo)) and self._is_explorable(start)
+            fitted = self._explore(fitted, rng_key, seconds, always=lost)
             run = self._train(flow, fitted, rng_key, seconds)
             if double is not None:
                 clock = time.perf_counter()
@@ -165,8 +168,15 @@ class OneStep(Results):
                     fitted = fitted_in_double_precision(fitted, error)
                     environment.enter_context(numerics(fitted.is_double))
                     run = self._train(run.training.flow, fitted, rng_key, seconds)
+            run = self._finish(run, rng_key)
+            if self._has_obstacle(run):
+                # No gradient shows an edge or a step, so none can train a flow around it.
+                found = self._explore(fitted, rng_key, seconds, always=True)
+                if found is not fitted:
+                    again = self._untrained(flow, found, rng_key, seconds)
+                    run = max((run, self._finish(again, rng_key)), key=_quality)
             self._last = run
-            return self._finish(run, rng_key)
+            return run.messages
 
     def _compile_ahead(self, flow: FlowMap, problem: Problem, key) -> None:
         """Begin to compile in another thread what the run comes to by and by."""
@@ -195,14 +205,18 @@ class OneStep(Results):
         _lap(seconds, "base", clock)
         return replace(problem, whitened=whitened, base_fit=base_fit)
 
-    def _explore(self, problem: Problem, rng_key, seconds) -> Problem:
-        if not self.settings.many_modes:
+    def _explore(self, problem: Problem, rng_key, seconds, always: bool = False) -> Problem:
+        if not (always or self.settings.many_modes):
             return problem
         clock = time.perf_counter()
         gaussian: Any = problem.base_fit.base
-        population = explore(
-            problem.potential, problem.start, gaussian, stream(rng_key, "exploration")
-        )
+        key = stream(rng_key, "exploration")
+        try:
+            population = explore(problem.potential, problem.start, gaussian, key)
+        except ValueError:
+            if self.settings.many_modes:
+                raise
+            return problem  # it was worth a try
         key = stream(rng_key, "mixture")
         whitened, base_fit = fit_mixture(problem.potential, population, key)
         _lap(seconds, "exploration", clock)
@@ -226,24 +240,56 @@ class OneStep(Results):
             attempts.append(run)
             if trained.interrupted or _one_step_is_enough(run.evidence):
                 break
-        return max(attempts, key=_quality)
+        best = max(attempts, key=_quality)
+        if not (best.training.bends or diagnostics.is_good(best)):
+            # A mixture is near the target before any training, which an edge can only spoil.
+            best = max(best, self._untrained(flow, problem, rng_key, seconds), key=_quality)
+        return best
 
-    def _finish(self, run: Run, rng_key) -> list[str]:
-        """Correct the draws, and look for what they lack."""
+    def _untrained(self, flow: FlowMap, problem: Problem, rng_key, seconds) -> Run:
+        """Draws of the fitted distribution itself, which is what a flow starts from."""
+        clock, steps = time.perf_counter(), self.settings.num_flow_steps or 1
+        run = Run(problem, training.TrainingResult(flow, bends=False), seconds, steps)
+        run.pool = self._pool(run, stream(rng_key, "untrained pool"))
+        run.evidence, run.smoothed = summarise(run.pool)
+        _lap(seconds, "draws", clock)
+        return run
+
+    def _finish(self, run: Run, rng_key) -> Run:
+        """Correct the draws, look for what they lack, and say so."""
         clock, problem = time.perf_counter(), run.problem
+        self._last = run
         run.corrected = correct(run, self.settings, stream(rng_key, "correction"))
         x = run.corrected.x = np.asarray(run.corrected.x)
         budget = run.seconds["training"]
+        run.scan = scan_lines(
+            problem.potential, x, problem.target.names(), stream(rng_key, "lines"), budget
+        )
         key = stream(rng_key, "coverage")
         run.missed = find_missed(run.potential, problem.start, x, _mean_energy(run), key, budget)
         run.samples = jax.block_until_ready(self._constrain(x))
         _lap(run.seconds, "draws", clock)
-        assert run.evidence is not None
-        run.messages = diagnostics.check(
-            run.evidence, run.training, float(problem.base_fit.elbo), run.corrected
-        )
-        run.messages += diagnostics.check_coverage(run.missed, run.samples, self._constrain)
-        return run.messages
+        run.messages = diagnostics.check(run, self._constrain)
+        return run
+
+    def _is_explorable(self, start) -> bool:
+        """Whether the settings leave it open to start from a mixture."""
+        settings = self.settings
+        plain = settings.correction != "nuts" and not settings.num_distillation_steps
+        return plain and start.size <= MOST_DIMENSIONS
+
+    def _has_obstacle(self, run: Run) -> bool:
+        """Whether the density has an edge or a step that the flow could not be trained around."""
+        evidence, scan = run.evidence, run.scan
+        if not self._is_explorable(run.problem.start) or run.training.interrupted:
+            return False
+        if not run.training.bends:
+            return False  # this is what exploration found
+        assert evidence is not None
+        if not math.isfinite(evidence.log_evidence):
+            return True
+        found = scan is not None and bool(scan.edge or scan.step)
+        return found and not diagnostics.is_good(run)
 
     def _pool(self, run: Run, rng_key: PRNGKeyArray) -> Pool:
         settings = self.settings

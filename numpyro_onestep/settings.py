@@ -253,7 +253,7 @@ def make_settings(given: dict[str, Any]) -> Settings:
                 f"Did you mean {close[0]!r}?" if close else f"Known settings: {', '.join(known)}."
             )
             raise TypeError(f"OneStep has no setting {name!r}. {hint}")
-    whole = {field.name for field in fields(Settings) if str(field.type).startswith("int")}
+    whole = {field.name for field in fields(Settings) if field.type in (int, int | None)}
     counts = {name: as_count(given[name]) for name in whole & set(given)}
     return Settings(**given | {name: count for name, count in counts.items() if count is not None})
 

@@ -99,6 +99,7 @@ class TrainingResult:
     still_rising: bool = False
     interrupted: bool = False
     final_rise: float = 0.0
+    bends: bool = True  # the flow began as one Gaussian, not as a mixture
 
     @property
     def losses(self) -> np.ndarray:
@@ -125,7 +126,7 @@ def train(
     given, are undone.
     An interrupt (Ctrl-C) ends training and returns the flow as it is then.
     """
-    result = TrainingResult(flow)
+    result = TrainingResult(flow, bends=_bends(potential))
     stages: list[Stage] = []
     if settings.num_distillation_steps:
         stages.append("distillation")

@@ -23,6 +23,7 @@ class Site(NamedTuple):
     is_delta: bool = False
     has_state: bool = False  # a value that must not change from call to call
     subsample: tuple[int, int] | None = None  # of a plate: how many of how many members it draws
+    may_be_improper: bool = False  # a latent site whose prior says nothing, in part or in whole
 
 
 def inspect_model(
@@ -51,6 +52,7 @@ def inspect_model(
                     is_delta=is_sample and isinstance(site["fn"], dist.Delta),
                     has_state=_has_state(site),
                     subsample=_subsample(site),
+                    may_be_improper=is_sample and not is_observed and _may_be_improper(site["fn"]),
                 )
             )
             if is_sample and not is_observed and not is_discrete:
@@ -58,7 +60,15 @@ def inspect_model(
         return unconstrained
 
     with TRACING:
-        prototype = jax.eval_shape(record, jr.key_data(rng_key))
+        try:
+            prototype = jax.eval_shape(record, jr.key_data(rng_key))
+        except AssertionError as error:
+            if "size of plate" not in str(error):
+                raise
+            raise ValueError(
+                "The model has a plate of size zero, which NumPyro does not allow: leave out the "
+                "plate, and what is in it, where there are no members."
+            ) from error
     return found, prototype
 
 
@@ -98,3 +108,12 @@ def _subsample(site: dict) -> tuple[int, int] | None:
         return None
     size, subsample_size = site["args"][:2]
     return None if subsample_size in (None, size) else (subsample_size, size)
+
+
+def _may_be_improper(distribution: Any) -> bool:
+    """Whether a prior is improper, or masked, as that of values which `obs_mask` says are known."""
+    while distribution is not None:
+        if isinstance(distribution, (dist.ImproperUniform, dist.MaskedDistribution)):
+            return True
+        distribution = getattr(distribution, "base_dist", None)
+    return False

@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from numpyro_onestep.target.completion import Completion
 from numpyro_onestep.target.traced import TracedFunction, trace
 
 
@@ -29,6 +30,7 @@ class Potential(eqx.Module):
 
     energy: TracedFunction
     outcome: TracedFunction
+    completion: Completion | None = None  # where U alone has no scale
 
     @classmethod
     def of(cls, energy: Any, outcome: Any, like: Float[Any, " d"]) -> "Potential":
@@ -52,7 +54,8 @@ class Potential(eqx.Module):
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """U(x)."""
-        return self.energy(x)
+        energy = self.energy(x)
+        return energy if self.completion is None else energy + self.completion(x)
 
     def constrain(self, x: Float[Array, " d"]) -> PyTree:
         """The draw x as its user knows it: sites on their supports, or a pytree."""
@@ -80,7 +83,8 @@ class Potential(eqx.Module):
                 "for further draws call run() again."
             )
         pairs = ((self.energy, again.energy), (self.outcome, again.outcome))
-        return Potential(*(TracedFunction(old.captured, new.program) for old, new in pairs))
+        functions = (TracedFunction(old.captured, new.program) for old, new in pairs)
+        return Potential(*functions, self.completion)
 
 
 def unraveller(prototype: PyTree):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy
@@ -48,6 +48,20 @@ class AbstractTarget(ABC):
     @abstractmethod
     def outcome(self, values: PyTree) -> Outcome:
         """What the values stand for."""
+
+    def may_be_improper(self) -> Bool[np.ndarray, " d"]:
+        """For each coordinate, whether the density may have no scale in it."""
+        return np.ones(len(ravel_zeros(self.prototype)), bool)
+
+    def names(self) -> list[str]:
+        """A name for each coordinate: that of its site or leaf, with an index where needed."""
+        leaves = jax.tree_util.tree_leaves_with_path(self.prototype)
+        found = []
+        for path, leaf in leaves:
+            name = jax.tree_util.keystr(path, simple=True, separator=".") or "x"
+            indices = np.ndindex(leaf.shape)
+            found += [name + (f"[{','.join(map(str, i))}]" if i else "") for i in indices]
+        return found
 
     def other_starts(self, rng_key, potential: Potential, num: int, dtype: Any = None):
         """Up to `num` further points to start from: none, where the user said where to."""
@@ -136,6 +150,12 @@ class ModelTarget(AbstractTarget):
         )
         likelihood = {name: likelihood[name] for name in observed if name in likelihood}
         return Outcome(samples, likelihood, jax.tree.map(jnp.asarray, observed))
+
+    def may_be_improper(self) -> Bool[np.ndarray, " d"]:
+        """Coordinates of sites whose prior is improper or masked."""
+        those = {site.name for site in self.sites if site.may_be_improper}
+        leaves = {k: np.full(v.shape, k in those) for k, v in self.prototype.items()}
+        return np.concatenate([np.ravel(leaves[name]) for name in sorted(leaves)])
 
     def other_starts(self, rng_key, potential: Potential, num: int, dtype: Any = None):
         """Up to `num` further points that the strategy finds, if it is a random one."""

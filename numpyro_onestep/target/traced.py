@@ -155,7 +155,9 @@ def _inline(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
         if closed is not None and _holds_arrays(closed):
             outputs = _inline(closed.jaxpr, closed.consts, inputs)
         else:
-            functions, params = equation.primitive.get_bind_params(equation.params)
+            bound = equation.primitive.get_bind_params(equation.params)
+            # Before jax 0.9 it gave functions beside the parameters.
+            functions, params = bound if isinstance(bound, tuple) else ((), bound)
             outputs = equation.primitive.bind(*functions, *inputs, **params)
             outputs = outputs if equation.primitive.multiple_results else [outputs]
         values.update(zip(equation.outvars, outputs, strict=True))

@@ -1,0 +1,186 @@
+"""What the posterior says along single coordinates, compared with the draws.
+
+If draws are the posterior's, redrawing one coordinate from its conditional distribution leaves them
+so (Gibbs sampling).  From some draws the density is looked at along a line through each, at points
+that are scattered over all of the coordinate's range: where the redrawn coordinate has another
+mean, spread or share of some interval than the draws have, these are wrong.  That needs no
+gradient and no basin, so it sees what neither weights nor descents see: a narrow spike inside a
+wide slab, the far side of an edge, a step.
+
+The points also say what is in the way: an edge, where a point of high density is next to one of
+none; a step, where the density changes by more than its slope accounts for.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+from scipy.special import logsumexp
+
+from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.random import numpy_generator
+
+_NUM_LINES = 128  # a coordinate, one through a draw each
+_NUM_POINTS = 64  # a line
+# Coordinates in random order, until so many have been looked at or so much time is spent, in shares
+# of what training took.
+_MOST_COORDINATES = 64
+_LARGEST_SHARE = 0.1
+_FEWEST_DRAWS = 500
+# The line reaches this share of the draws' range beyond it.
+_BEYOND = 0.25
+_NUM_BINS = 20
+# Differences that count, of means and log standard deviations in units of the standard deviation,
+# and of shares; each by so many standard errors, since a thousand are looked at.
+_LARGEST_SHIFT, _LARGEST_LOG_SCALE, _LARGEST_SHARE_OFF, _ERRORS = 0.2, 0.25, 0.06, 6.0
+# Nats below a line's highest density at which a point still matters.
+_DEEP = 8.0
+_NEAR_TOP = 3.0
+# Nats by which the density jumps where its slope accounts for none of it.
+_JUMP = 0.3
+# The share of the lines that an edge or a step must cross to be one.
+_MANY_LINES = 0.1
+
+
+class Scan(NamedTuple):
+    """What the lines through the draws show; names are of coordinates."""
+
+    off: float  # the largest difference, in units of what counts: above 1 the draws are wrong
+    where: str
+    edge: str | None  # a coordinate whose support ends where the density is high
+    step: str | None  # one in which the density jumps
+
+
+def scan_lines(
+    potential: Any,
+    x: Float[np.ndarray, "n d"],
+    names: list[str],
+    rng_key: PRNGKeyArray,
+    training_seconds: float,
+) -> Scan | None:
+    """Look along single coordinates; None where the draws are too few to compare with."""
+    x = np.asarray(x)[np.isfinite(x).all(1)]
+    if len(x) < _FEWEST_DRAWS:
+        return None
+    rng, begin = numpy_generator(rng_key), time.perf_counter()
+    worst = Scan(0.0, "", None, None)
+    for index, j in enumerate(rng.permutation(x.shape[1])[:_MOST_COORDINATES]):
+        late = time.perf_counter() - begin > _LARGEST_SHARE * training_seconds
+        if index and late:
+            break
+        if np.ptp(x[:, j]) == 0:
+            continue
+        found = _look_along(potential, x, int(j), rng, names[j])
+        if found.off > worst.off:
+            worst = worst._replace(off=found.off, where=found.where)
+        worst = worst._replace(edge=worst.edge or found.edge, step=worst.step or found.step)
+    return worst
+
+
+def _look_along(potential, x, j: int, rng: np.random.Generator, name: str) -> Scan:
+    column = x[:, j].astype(np.float64)
+    low, high = column.min(), column.max()
+    low, high = low - _BEYOND * (high - low), high + _BEYOND * (high - low)
+    draws = x[rng.choice(len(x), _NUM_LINES, replace=False)]
+    # One point in each of equal intervals: points of a line are sorted, lines differ.
+    ticks = (np.arange(_NUM_POINTS) + rng.uniform(size=(_NUM_LINES, _NUM_POINTS))) / _NUM_POINTS
+    points = (low + (high - low) * ticks).astype(x.dtype)
+    energy, slope = (np.asarray(v, np.float64) for v in _along(potential, draws, points, np.asarray(j)))
+    fine = np.isfinite(energy)
+    log_density = np.where(fine, -energy, -np.inf)
+    usable = fine.any(1)
+    if not usable.any():
+        return Scan(0.0, name, None, None)
+    log_density, slope, at = log_density[usable], slope[usable], points[usable].astype(np.float64)
+    weight = np.exp(log_density - logsumexp(log_density, axis=1, keepdims=True))
+    off = _difference(column, at, weight)
+    edge, suspect, interval = _obstacles(log_density, slope, at)
+    step = suspect.mean() > _MANY_LINES and _is_step(potential, draws[usable], interval, j)
+    return Scan(off, name, name if edge else None, name if step else None)
+
+
+def _difference(column, at, weight) -> float:
+    """The largest difference of the redrawn coordinate from the draws, in units of what counts."""
+    mean, scale = column.mean(), column.std()
+    first = np.sum(weight * (at - mean), 1) / scale
+    second = np.sum(weight * (at - mean) ** 2, 1) / scale**2
+    new_scale = max(np.sqrt(max(second.mean() - first.mean() ** 2, 0.0)), 1e-12)
+    root = len(first) ** 0.5
+    found = [_counted(first.mean() / new_scale, first.std() / root / new_scale, _LARGEST_SHIFT)]
+    change = np.log(new_scale)
+    error = 0.5 * second.std() / root / new_scale**2
+    found.append(_counted(change, error, _LARGEST_LOG_SCALE))
+    # Shares of intervals that hold equal shares of the draws, and of what lies beyond them.
+    edges = np.quantile(column, np.linspace(0, 1, _NUM_BINS + 1))
+    inner = np.searchsorted(edges, at)  # 0 below the draws, _NUM_BINS + 1 above
+    for index in range(_NUM_BINS + 2):
+        share = np.sum(weight * (inner == index), 1)
+        expected = 1 / _NUM_BINS if 0 < index <= _NUM_BINS else 0.0
+        found.append(_counted(share.mean() - expected, share.std() / root, _LARGEST_SHARE_OFF))
+    return max(found)
+
+
+def _counted(difference: float, error: float, limit: float) -> float:
+    """A difference in units of what counts, as far as it is beyond its noise."""
+    return max(abs(difference) - _ERRORS * error, 0.0) / limit
+
+
+def _obstacles(log_density, slope, at):
+    """Whether many of the lines cross an edge, which may cross a step, and where those may."""
+    below = log_density - log_density.max(1, keepdims=True)
+    high = below > -_NEAR_TOP
+    left, right = slice(None, -1), slice(1, None)
+    nothing = ~np.isfinite(log_density)
+    edges = (high[:, left] & nothing[:, right]) | (nothing[:, left] & high[:, right])
+    both = (below[:, left] > -_DEEP) & (below[:, right] > -_DEEP)
+    width = at[:, right] - at[:, left]
+    with np.errstate(invalid="ignore"):
+        rise = log_density[:, right] - log_density[:, left]
+        # By the trapezoid rule, which is off by less than the change of slope over the interval.
+        expected = -0.5 * (slope[:, right] + slope[:, left]) * width
+        slack = 0.5 * abs(slope[:, right] - slope[:, left]) * width
+        jumps = np.where(both, abs(rise - expected) - _JUMP - slack, -np.inf)
+    largest = np.argmax(jumps, axis=1)
+    lines = np.arange(len(at))
+    interval = np.stack([at[lines, largest], at[lines, largest + 1]], axis=1)
+    return edges.any(1).mean() > _MANY_LINES, jumps[lines, largest] > 0, interval
+
+
+def _is_step(potential, draws, interval, j: int) -> bool:
+    """Whether the jumps stay as they are where one looks more closely, as a steep slope's do not."""
+    fractions = np.linspace(0, 1, _NUM_POINTS)
+    fine = (interval[:, :1] + (interval[:, 1:] - interval[:, :1]) * fractions).astype(draws.dtype)
+    # The program is compiled for so many lines: some are looked at twice.
+    lines = np.resize(np.arange(len(draws)), _NUM_LINES)
+    energy, _ = (np.asarray(v) for v in _along(potential, draws[lines], fine[lines], np.asarray(j)))
+    with np.errstate(invalid="ignore"):
+        change = abs(np.diff(energy.astype(np.float64), axis=1))
+        whole = abs(energy[:, -1] - energy[:, 0])
+    steps = (change.max(1) > _JUMP) & (change.max(1) > 0.5 * whole)
+    return bool(steps.mean() > _MANY_LINES)
+
+
+@compiled
+def _along(potential: Any, x: Float[Array, "m d"], points: Float[Array, "m g"], j: Any):
+    """U and its slope along coordinate j, at the points of each draw's line."""
+
+    def one(draw_and_points):
+        draw, ticks = draw_and_points
+
+        def at(tick):
+            energy, gradient = jax.value_and_grad(potential)(draw.at[j].set(tick))
+            return energy, gradient[j]
+
+        return jax.vmap(at)(ticks)
+
+    return map_in_batches(one, (x, points), 16)
+
+
+def compile_ahead(potential: Any, start: Float[Any, " d"]) -> None:
+    """Begin to compile what `scan_lines` will need."""
+    draws = np.zeros((_NUM_LINES, start.size), start.dtype)
+    _along.ahead(potential, draws, np.zeros((_NUM_LINES, _NUM_POINTS), start.dtype), np.asarray(0))
