@@ -1,0 +1,166 @@
+"""Are the known answers right? A second opinion on each by importance sampling.
+
+    python -m benchmarks.verdict_check [--names gumbel ...] [--draws 100000]
+
+NumPyro's own density of each model in double precision, and a Student t that is fitted to it while
+it is tempered from the prior's draws: nothing is shared with the quadrature. Where the t is no fit
+(many dimensions, necks), or the integral is infinite, it says so and checks nothing. Models without
+data are checked by drawing from them.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax.flatten_util import ravel_pytree
+from numpyro.infer import Predictive
+from numpyro.infer.util import constrain_fn, initialize_model, potential_energy, unconstrain_fn
+from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+
+from benchmarks.verdict_answers import Known
+from benchmarks.verdict_models import KNOWN
+
+_FEWEST = 1000  # effective draws that an opinion needs
+_DEGREES = 4.0
+_MOST_BYTES = 2**28
+
+
+class Target:
+    """A model's log density on R^d, and its sites at points there."""
+
+    def __init__(self, one: Known):
+        self.one = one
+        args = tuple(jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in one.args)
+        info = initialize_model(jax.random.key(0), one.model, model_args=args)
+        self.like, self.unravel = ravel_pytree(info.param_info.z)
+        seeded = numpyro.handlers.seed(one.model, 0)
+        size = max((np.size(a) for a in one.args), default=1)
+        batch = max(1, min(2000, _MOST_BYTES // (8 * size)))
+
+        def log_density(x):
+            return -potential_energy(seeded, args, {}, self.unravel(x))
+
+        def sites(x):
+            return constrain_fn(seeded, args, {}, self.unravel(x), return_deterministic=True)
+
+        def flat(draws):
+            inner = unconstrain_fn(seeded, args, {}, draws)
+            return ravel_pytree({name: inner[name] for name in info.param_info.z})[0]
+
+        self.log_density = jax.jit(lambda x: jax.lax.map(log_density, x, batch_size=batch))
+        self.sites = jax.jit(lambda x: jax.lax.map(sites, x, batch_size=batch))
+        self._flat, self._args = flat, args
+
+    def starts(self, num: int) -> np.ndarray:
+        """Draws from the prior, or from a wide normal where the prior has none."""
+        try:
+            draws = Predictive(self.one.model, num_samples=num)(jax.random.key(1), *self._args)
+            latent = {name: draws[name] for name in self.unravel(self.like)}
+            x = np.asarray(jax.vmap(self._flat)(latent))
+        except (NotImplementedError, KeyError):
+            x = 3 * np.random.default_rng(0).standard_normal((num, self.like.size))
+        return x[np.isfinite(x).all(-1)]
+
+
+def _student(mean, covariance):
+    return stats.multivariate_t(mean, covariance, df=_DEGREES, allow_singular=False)
+
+
+def _ess(log_weight) -> float:
+    return float(np.exp(2 * logsumexp(log_weight) - logsumexp(2 * log_weight)))
+
+
+def _moments(x, log_weight):
+    weight = np.exp(log_weight - logsumexp(log_weight))
+    mean = weight @ x
+    covariance = (weight[:, None] * (x - mean)).T @ (x - mean)
+    return mean, covariance + 1e-14 * np.diag(np.abs(np.diag(covariance)) + 1e-300)
+
+
+def opinion(one: Known, num: int):
+    """Log evidence, moments and their standard errors, and the effective number of draws."""
+    target, rng = Target(one), np.random.default_rng(7)
+    starts = target.starts(2000)
+    mean, covariance = _moments(starts, np.zeros(len(starts)))
+    first = _student(mean, covariance)
+    power, after = 0.0, 0
+    while after < 4:
+        size = num if after == 3 else min(num, 20_000)
+        proposal = _student(mean, covariance)
+        x = proposal.rvs(size, random_state=rng).reshape(size, -1)
+        log_target = np.asarray(target.log_density(jnp.asarray(x)))
+        log_target = np.where(np.isfinite(log_target), log_target, -1e300)
+        log_q, log_first = np.asarray(proposal.logpdf(x)), np.asarray(first.logpdf(x))
+
+        def tempered(beta, ends=(log_first, log_target), log_q=log_q):
+            return (1 - beta) * ends[0] + beta * ends[1] - log_q
+
+        # As far from the first proposal towards the posterior as this one can see.
+        def excess(beta, tempered=tempered, size=size):
+            return _ess(tempered(beta)) - 0.05 * size
+
+        if power == 1:
+            after += 1
+        elif excess(1.0) > 0:
+            power = 1.0
+        elif excess(power) > 0:
+            power = brentq(excess, power, 1.0, xtol=1e-15)
+        else:
+            return None
+        mean, covariance = _moments(x, tempered(power))
+    log_weight = tempered(1.0)
+    kept = log_weight > log_weight.max() - 40
+    values = np.asarray(one.quantities(target.sites(jnp.asarray(x[kept]))), np.float64)
+    weight = np.exp(log_weight[kept] - logsumexp(log_weight))
+    centre = weight @ values
+    apart = values - centre
+    sd = np.sqrt(weight @ apart**2)
+    mean_error = np.sqrt((weight**2) @ apart**2) / sd
+    sd_error = np.sqrt((weight**2) @ ((apart / sd) ** 2 - 1) ** 2) / 2
+    ess = _ess(log_weight)
+    log_z = logsumexp(log_weight) - np.log(num)
+    return log_z, np.sqrt(1 / ess - 1 / num), centre, sd, mean_error, sd_error, ess
+
+
+def check(one: Known, num: int) -> str:
+    """A line: by how many standard errors the two differ."""
+    answer = one.answer()
+    if one.kind == "no data":
+        draws = Predictive(one.model, num_samples=num)(jax.random.key(1))
+        values = np.asarray(one.quantities(draws), np.float64)
+        means = np.abs(values.mean(0) - answer.mean) / answer.sd * np.sqrt(num)
+        sds = np.abs(np.log(values.std(0) / answer.sd)) * np.sqrt(4 * num / (answer.kurtosis - 1))
+        return f"means {means.max():5.1f}  sds {sds.max():5.1f} standard errors, exact draws"
+    if answer.log_evidence is None:
+        return "not checked: the integral is infinite"
+    found = opinion(one, num)
+    if found is None or found[-1] < _FEWEST:
+        return "not checked: importance sampling is no good here"
+    log_z, error, mean, sd, mean_error, sd_error, ess = found
+    means = np.abs(mean - answer.mean) / answer.sd / mean_error
+    sds = np.abs(np.log(sd / answer.sd)) / sd_error
+    evidence = abs(log_z - answer.log_evidence) / error
+    return (
+        f"log Z {answer.log_evidence:.4f}, here {log_z:.4f} +- {error:.4f}: {evidence:5.1f}  "
+        f"means {means.max():5.1f}  sds {sds.max():5.1f} standard errors, ESS {ess:.0f}"
+    )
+
+
+def main() -> None:
+    """Print a line a model."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--names", nargs="+", default=list(KNOWN), choices=KNOWN, metavar="NAME")
+    parser.add_argument("--draws", type=int, default=100_000)
+    options = parser.parse_args()
+    numpyro.enable_x64()
+    for name in options.names:
+        print(f"{name:34s}{check(KNOWN[name], options.draws)}", flush=True)
+        jax.clear_caches()
+
+
+if __name__ == "__main__":
+    main()
