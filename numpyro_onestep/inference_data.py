@@ -1,76 +1,281 @@
 """Results as ArviZ data: an InferenceData under ArviZ 0.x, a DataTree under 1.x."""
 
 import inspect
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import arviz as az
 import jax
 import numpy as np
 import numpyro
+import xarray as xr
 from jaxtyping import PyTree
 
+if TYPE_CHECKING:
+    from numpyro_onestep.target.model_trace import Site
 
-def plate_dims(sites, samples: dict[str, Any], prefix_ndim: int = 1) -> dict[str, list[str]]:
-    """Names of every site's dimensions: the model's plates, and ArviZ's names for the rest.
+# Values, and the model's name for each axis that has one, without the draws' own axes.
+_Named = tuple[np.ndarray, list[str | None]]
 
-    Args:
-        sites: the model's sites, as `potential.model_potential` lists them.
-        samples: draws of each site.
-        prefix_ndim: leading axes of the draws that are no dimension of the site.
+_arviz: Any = az  # whose versions differ
+_IS_TREE = "posterior" not in inspect.signature(_arviz.from_dict).parameters  # ArviZ 1.x
+
+_SAMPLE_DIMS = ("chain", "draw")
+# NumPyro replaces a site by one of these and a deterministic site of the first one's name.
+_AUXILIARY = ("base", "decentered", "normal", "unwrapped", "unobserved")
+
+
+class Axes(NamedTuple):
+    """What the model's trace says of the axes of a site's value.
+
+    Attributes:
+        plates: name, dimension (counted from the right of the batch, hence negative) and size of
+            each plate around the site.
+        event_dim: axes of one event, right of the batch; None where nothing says it, which is so
+            of a deterministic site.
+        event_names: the user's names for those axes, None for an axis without one.
+        num_loop_axes: axes of a loop over time, left of all others and so no plate's.
     """
-    dims = {}
-    for site in sites:
-        if site.name in samples and site.plates:
-            num_event = np.ndim(samples[site.name]) - prefix_ndim - len(site.plates)
-            event = [f"{site.name}_dim_{i}" for i in range(max(num_event, 0))]
-            dims[site.name] = [*site.plates, *event]
-    return dims
+
+    plates: tuple[tuple[str, int, int], ...] = ()
+    event_dim: int | None = None
+    event_names: tuple[str | None, ...] = ()
+    num_loop_axes: int = 0
+
+
+def axes_of(site: dict[str, Any]) -> Axes:
+    """The axes of a site of a NumPyro trace."""
+    frames = site.get("cond_indep_stack", ())
+    is_sample = site["type"] == "sample"
+    infer = site.get("infer") or {}
+    names = infer.get("event_dims") or ()
+    names = (names,) if isinstance(names, str) else names
+    # Control flow's flag is also that of a branch, which has no axis of time, and only a sample
+    # site tells the two apart.  But a plate's axis left without its name misleads nobody.
+    is_scanned = "_scan_current_index" in infer if is_sample else "_control_flow_done" in site
+    return Axes(
+        plates=tuple((frame.name, frame.dim, frame.size) for frame in frames),
+        event_dim=site["fn"].event_dim if is_sample else None,
+        event_names=tuple(None if name is None else str(name) for name in names),
+        num_loop_axes=int(is_scanned),
+    )
+
+
+def axis_names(axes: Axes, shape: Sequence[int]) -> list[str | None]:
+    """The model's name for each axis of an array of that shape, None for an axis without one.
+
+    A plate's name goes to the axis that is at the plate's place, counted from the right, and has
+    its size: a value may well broadcast over a plate without having its axis.
+    """
+    names: list[str | None] = [None] * len(shape)
+    if axes.event_dim is None:
+        plates = _likeliest_plates(axes, shape)
+    else:
+        # A list longer than the event goes on to the left, into a batch without plates.
+        start = len(shape) - max(axes.event_dim, len(axes.event_names))
+        for axis, name in enumerate(axes.event_names, start):
+            if axis >= axes.num_loop_axes:
+                names[axis] = name
+        plates, _ = _plates_at(axes, shape, axes.event_dim)
+    for axis, name in plates.items():
+        names[axis] = name
+    return names
+
+
+def _plates_at(axes: Axes, shape: Sequence[int], event_dim: int) -> tuple[dict[int, str], bool]:
+    """The plates' axes if the event has so many, and whether all sizes can be meant so."""
+    found, is_possible = {}, True
+    for name, dim, size in axes.plates:
+        axis = len(shape) - event_dim + dim
+        if axis >= axes.num_loop_axes:
+            if shape[axis] == size:
+                found[axis] = name
+            elif shape[axis] != 1:
+                is_possible = False
+    return found, is_possible
+
+
+def _likeliest_plates(axes: Axes, shape: Sequence[int]) -> dict[int, str]:
+    """The plates' axes where the number of event axes is unknown.
+
+    Those of the reading that accounts for most plates, and none where several readings do.
+    """
+    readings = [_plates_at(axes, shape, event_dim) for event_dim in range(len(shape) + 1)]
+    possible = [found for found, is_possible in readings if is_possible]
+    most = max((len(found) for found in possible), default=0)
+    best = [found for found in possible if len(found) == most]
+    return best[0] if len(best) == 1 else {}
+
+
+def _named_leaves(samples: PyTree) -> dict[str, tuple[str, Any]]:
+    """The leaves of a pytree by a name of their own, each with the name of its outermost key."""
+
+    def text(path) -> str:
+        return jax.tree_util.keystr(path, simple=True, separator=".") or "x"
+
+    leaves = jax.tree_util.tree_leaves_with_path(samples)
+    # A site that is an array keeps its name, whatever the parts of others are called.
+    taken = {text(path) for path, _ in leaves if len(path) < 2}
+    found = {}
+    for path, leaf in leaves:
+        name = text(path) if len(path) < 2 else _free(text(path), taken)
+        taken.add(name)
+        found[name] = text(path[:1]), leaf
+    return found
 
 
 def flatten_names(samples: PyTree) -> dict[str, Any]:
-    """Draws of any pytree as a flat dict: a nested dict's keys are joined by dots."""
-    if isinstance(samples, dict) and all(hasattr(v, "shape") for v in samples.values()):
-        return samples
-    leaves = jax.tree_util.tree_leaves_with_path(samples)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator=".") or "x": leaf for path, leaf in leaves
-    }
+    """Draws of any pytree as a flat dict of numbers: the keys on the way to a leaf, joined by dots.
+
+    A deterministic site that is a tuple `t` becomes `t.0`, `t.1`, and so on.  Truth values become
+    0 and 1, of which there are means and intervals.
+    """
+    leaves = {name: leaf for name, (_, leaf) in _named_leaves(samples).items()}
+    return {name: leaf.astype(int) if leaf.dtype == bool else leaf for name, leaf in leaves.items()}
+
+
+def _free(name: str, taken: Iterable[str]) -> str:
+    """The name, with as many underscores after it as it takes to be a new one."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def build(
-    posterior: dict[str, Any],
+    posterior: PyTree,
     sample_stats: dict[str, Any],
     log_likelihood: dict[str, Any],
     observed_data: dict[str, Any],
-    dims: dict[str, list[str]],
+    sites: "Sequence[Site]",
     attrs: dict[str, Any],
     num_chains: int = 1,
 ):
     """Assemble the groups; independent draws get a leading chain of one.
 
-    Empty groups are left out.
+    Every array keeps its shape and values.  Empty groups are left out.
+
+    Args:
+        posterior: draws of each site, or of a pytree.
+        sample_stats: numbers that go with each draw.
+        log_likelihood: of each observation at each draw (nats).
+        observed_data: values of the observed sites.
+        sites: the model's sites, as `target.model_trace.inspect_model` lists them.
+        attrs: attributes of every group.
+        num_chains: the chains that the draws are made up of, one after the other.
     """
-
-    def by_chain(group: dict[str, Any]) -> dict[str, np.ndarray]:
-        arrays = {name: np.asarray(values) for name, values in group.items()}
-        return {name: v.reshape(num_chains, -1, *v.shape[1:]) for name, v in arrays.items()}
-
-    groups = {
-        "posterior": by_chain(posterior),
-        "sample_stats": by_chain(sample_stats),
-        "log_likelihood": by_chain(log_likelihood),
-        "observed_data": {k: np.asarray(v) for k, v in observed_data.items()},
+    axes = {site.name: site.axes for site in sites}
+    groups: dict[str, dict[str, _Named]] = {
+        "posterior": _named_draws(posterior, axes),
+        "sample_stats": {name: (np.asarray(v), []) for name, v in sample_stats.items()},
+        "log_likelihood": {
+            name: (np.asarray(v), _density_axis_names(axes.get(name, Axes()), np.shape(v)[1:]))
+            for name, v in log_likelihood.items()
+        },
+        "observed_data": {
+            name: (np.asarray(v), axis_names(axes.get(name, Axes()), np.shape(v)))
+            for name, v in observed_data.items()
+        },
     }
-    groups = {name: group for name, group in groups.items() if group}
-    from_dict: Any = az.from_dict
-    if "posterior" in inspect.signature(from_dict).parameters:  # ArviZ 0.x
-        data = from_dict(**groups, dims=dims)
-        data.attrs.update(attrs)
-        for group in groups:
-            data[group].attrs.update(attrs)
-        return data
-    return from_dict(groups, dims=dims, attrs={"/": attrs, **dict.fromkeys(groups, attrs)})
+    names = _variable_names(name for group in groups.values() for name in group)
+    datasets = {
+        group: _dataset(
+            {names[name]: named for name, named in variables.items()},
+            None if group == "observed_data" else num_chains,
+            attrs,
+        )
+        for group, variables in groups.items()
+        if variables
+    }
+    if not _IS_TREE:
+        return _arviz.InferenceData(attrs=attrs, **datasets)
+    tree = xr.DataTree.from_dict(datasets)
+    tree.attrs = attrs
+    return tree
+
+
+def _named_draws(posterior: PyTree, axes: dict[str, Axes]) -> dict[str, _Named]:
+    leaves = _named_leaves(posterior)
+    found = {}
+    for name, (site, leaf) in leaves.items():
+        shape, known = np.shape(leaf)[1:], axes.get(site, Axes())
+        if known.event_dim is None:
+            num_batch = _num_batch(site, axes, leaves)
+            if num_batch is not None and num_batch <= len(shape):
+                known = known._replace(event_dim=len(shape) - num_batch)
+        found[name] = np.asarray(leaf), axis_names(known, shape)
+    return found
+
+
+def _num_batch(site: str, axes: dict[str, Axes], leaves: dict[str, tuple[str, Any]]) -> int | None:
+    """Batch axes of a site that a reparameterisation has replaced: as many as its substitute's."""
+    for substitute in (f"{site}_{suffix}" for suffix in _AUXILIARY):
+        known = axes.get(substitute)
+        if known is None or known.event_dim is None or substitute not in leaves:
+            continue
+        if known.plates == axes.get(site, Axes()).plates:
+            return np.ndim(leaves[substitute][1]) - 1 - known.event_dim
+    return None
+
+
+def _density_axis_names(axes: Axes, shape: Sequence[int]) -> list[str | None]:
+    """Names for the axes of a log density, which has none for an event."""
+    event = (axes.event_dim or 0) * (-1,)  # there for the place of the others only
+    return axis_names(axes, (*shape, *event))[: len(shape)]
+
+
+def _variable_names(names: Iterable[str]) -> dict[str, str]:
+    """The variables' names: no two alike, none that of the draws' own axes, no path in a tree."""
+    found: dict[str, str] = {}
+    wanted = {name: _without_slash(name) for name in names}
+    # Names that can stay as they are come first.
+    for name in sorted(wanted, key=lambda name: wanted[name] != name or name in _SAMPLE_DIMS):
+        found[name] = _free(wanted[name], {*_SAMPLE_DIMS, *found.values()})
+    return found
+
+
+def _without_slash(name: str) -> str:
+    """The name as a tree allows it, where a slash (that of `numpyro.handlers.scope`) is a path."""
+    return name.replace("/", ".") if _IS_TREE else name
+
+
+def _dataset(
+    variables: dict[str, _Named], num_chains: int | None, attrs: dict[str, Any]
+) -> xr.Dataset:
+    """One group, its draws split by chain if there are any.
+
+    Built here and not by ArviZ, which makes an array of one number of a scalar.
+
+    A dimension has one size in all of the group, and no variable's name, nor another dimension's
+    of the same variable: else the axis gets `<variable>_dim_<axis>`, as if the model had no name
+    for it.
+    """
+    sizes: dict[str, int] = {}
+    data = {}
+    for variable, (value, names) in variables.items():
+        dims: list[str] = []
+        if num_chains is not None:
+            num_draws = len(value) // num_chains
+            value = value.reshape(num_chains, num_draws, *value.shape[1:])
+            dims = list(_SAMPLE_DIMS)
+            sizes.update(zip(_SAMPLE_DIMS, value.shape, strict=False))
+        num_sample_dims = len(dims)
+        for axis, size in enumerate(value.shape[num_sample_dims:]):
+            taken = {*_SAMPLE_DIMS, *variables, *dims}
+            taken.update(dim for dim, other in sizes.items() if other != size)
+            named = names[axis] if axis < len(names) else None
+            dim = None if named is None else _without_slash(named)
+            if dim is None or dim in taken:
+                dim = _free(f"{variable}_dim_{axis}", taken)
+            sizes[dim] = size
+            dims.append(dim)
+        data[variable] = (dims, value)
+    origin = _arviz.rcParams["data.index_origin"]
+    coords = {dim: np.arange(origin, origin + size) for dim, size in sizes.items()}
+    attrs = _arviz.dict_to_dataset({}, attrs=attrs).attrs  # with those that ArviZ adds
+    if "sample_dims" in attrs:
+        attrs["sample_dims"] = [] if num_chains is None else list(_SAMPLE_DIMS)
+    return xr.Dataset(data, coords, attrs)
 
 
 def versions() -> dict[str, str]:

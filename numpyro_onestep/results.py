@@ -335,12 +335,16 @@ class Results:
         flow's, and `log_weight`, their difference; nats), and for a model `log_likelihood` and
         `observed_data`.  Attributes: `elbo`, `log_evidence`, their standard errors, `pareto_k`,
         `ess`, times in seconds, versions.
+
+        An axis has a plate's name where it is that plate's, or one of those that a site was given
+        by `infer={"event_dims": [...]}`; any other is `<site>_dim_<axis>`, and so is one whose name
+        is that of a variable, or of an axis of another size.  A deterministic site that is a tuple
+        `t` becomes the variables `t.0`, `t.1`, and so on.  A site named `chain` or `draw` gets an
+        underscore after its name, and a slash becomes a dot in a `DataTree`.
         """
         run = self._ran()
         assert run.pool is not None
         assert run.corrected is not None
-        samples = inference_data.flatten_names(run.samples)
-        posterior = {name: np.asarray(value) for name, value in samples.items()}
         potential, chosen = run.potential.potential, run.corrected.chosen
         with self._environment():
             x = jnp.asarray(run.corrected.x)
@@ -355,10 +359,6 @@ class Results:
             pool = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], run.pool)
             log_weight = pool.log_density - pool.log_q
             stats = {"lp": pool.log_density, "log_q": pool.log_q, "log_weight": log_weight}
-        dims = {
-            **inference_data.plate_dims(run.problem.target.sites, posterior),
-            **inference_data.plate_dims(run.problem.target.sites, observed, prefix_ndim=0),
-        }
         attrs = {
             **{name: float(value) for name, value in self._evidence._asdict().items()},
             **{f"{name}_time": value for name, value in run.seconds.items()},
@@ -367,7 +367,10 @@ class Results:
             **inference_data.versions(),
         }
         chains = run.corrected.num_chains
-        return inference_data.build(posterior, stats, likelihood, observed, dims, attrs, chains)
+        sites = run.problem.target.sites
+        return inference_data.build(
+            run.samples, stats, likelihood, observed, sites, attrs, chains
+        )
 
 
 @compiled

@@ -1,9 +1,27 @@
+import warnings
+from typing import NamedTuple
+
 import arviz as az
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
+from numpyro.infer import log_likelihood as numpyro_log_likelihood
 
 from numpyro_onestep import OneStep, OneStepWarning, compare_with_nuts
+
+QUICK = {
+    "num_samples": 200,
+    "pool_size": 400,
+    "max_steps": 100,
+    "width": 16,
+    "batch_size": 16,
+    "progress_bar": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +76,7 @@ def test_one_chain_of_nuts_beside_a_potential():
         return 0.5 * (x["a"][1] - 3) ** 2 + 0.5 * x["a"][0] ** 2
 
     sampler = OneStep(potential_fn=potential, max_steps=100, progress_bar=False)
-    with pytest.warns(OneStepWarning, match="max_steps"):
-        sampler.run(jax.random.key(0), init_params={"a": jax.numpy.array([0, 0])})
+    sampler.run(jax.random.key(0), init_params={"a": jax.numpy.array([0, 0])})
     comparison = compare_with_nuts(sampler, jax.random.key(1), num_chains=1, num_samples=1000)
     assert comparison.nuts["a"].shape == (1000, 2)
     np.testing.assert_allclose(comparison.nuts["a"].mean(0), [0, 3], atol=0.3)
@@ -77,3 +94,73 @@ def test_side_by_side_with_nuts(schools, tmp_path):
     assert "theta[7]" in str(comparison)
     assert comparison.plot(tmp_path / "picture.png") is not None
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+class Pair(NamedTuple):
+    total: jax.Array
+    is_positive: jax.Array
+
+
+def a_gap_and_a_scan(series, reading):
+    a, b = numpyro.plate("a", 3, dim=-3), numpyro.plate("b", 4, dim=-1)
+    with b:
+        d = numpyro.sample("d", dist.Normal(0, 1))
+    with a, b:
+        e = numpyro.sample("e", dist.Normal(d, 1))
+        numpyro.deterministic("parts", (e, {"d": d}, Pair(2 * d.sum(), d > 0)))
+        numpyro.sample("row", dist.Normal(e, 1), obs=reading)
+
+    def step(previous, value):
+        with numpyro.plate("animal", 3):
+            z = numpyro.sample("z", dist.Normal(0.5 * previous, 1))
+            numpyro.sample("seen", dist.Normal(z, 1), obs=value)
+        return z, None
+
+    scan(step, jnp.zeros(3), series)
+
+
+@pytest.fixture(scope="module")
+def gap():
+    sampler = OneStep(a_gap_and_a_scan, **QUICK)
+    with warnings.catch_warnings():  # a moment's training warns
+        warnings.simplefilter("ignore")
+        sampler.run(jr.key(0), jnp.zeros((5, 3)), jnp.arange(4.0))
+    return sampler
+
+
+def test_every_array_of_a_run_keeps_its_shape_and_values(gap):
+    data, draws = gap.to_inference_data(), gap.get_samples()
+    e, by_name, pair = draws.pop("parts")
+    likelihood = numpyro_log_likelihood(gap.model, draws, *gap.run_arguments[0])
+    draws["parts.0"], draws["parts.1.d"] = e, by_name["d"]
+    draws["parts.2.total"], draws["parts.2.is_positive"] = pair
+    observed = {"row": np.arange(4.0), "seen": np.zeros((5, 3))}
+    expected = {"posterior": draws, "log_likelihood": likelihood, "observed_data": observed}
+    for group, arrays in expected.items():
+        assert set(data[group].data_vars) == set(arrays)
+        for name, values in arrays.items():
+            found = data[group][name] if group == "observed_data" else data[group][name][0]
+            assert found.shape == values.shape
+            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-5, err_msg=name)
+    posterior = data["posterior"]
+    assert posterior["e"].shape == (1, 200, 3, 1, 4)
+    assert posterior["e"].dims == ("chain", "draw", "a", "e_dim_1", "b")
+    assert posterior["parts.0"].dims == ("chain", "draw", "a", "parts.0_dim_1", "b")
+    assert posterior["parts.2.is_positive"].dtype == bool
+    assert posterior["z"].dims == ("chain", "draw", "z_dim_0", "animal")
+    assert data["log_likelihood"]["row"].dims == ("chain", "draw", "a", "row_dim_1", "b")
+    assert data["observed_data"]["row"].dims == ("b",)
+
+
+def test_deterministic_pytrees_and_truth_values_are_summarised(gap, capsys):
+    gap.print_summary()
+    table = capsys.readouterr().out
+    assert "parts.1.d[3]" in table
+    assert "parts.2.is_positive[3]" in table
+
+
+def test_deterministic_pytrees_beside_nuts(gap):
+    comparison = compare_with_nuts(gap, jr.key(1), num_chains=1, num_warmup=50, num_samples=50)
+    assert {"parts.1.d[3]", "parts.2.total"} < {row["name"] for row in comparison.rows()}
+    total = 2 * comparison.nuts["d"].sum(-1)
+    np.testing.assert_allclose(comparison.nuts["parts.2.total"], total, rtol=1e-4, atol=1e-4)

@@ -9,6 +9,7 @@ import numpyro.distributions as dist
 from jaxtyping import PRNGKeyArray
 from numpyro import handlers
 
+from numpyro_onestep.inference_data import Axes, axes_of
 from numpyro_onestep.target.traced import TRACING
 
 
@@ -19,7 +20,7 @@ class Site(NamedTuple):
     type: str
     is_observed: bool
     is_discrete: bool
-    plates: tuple[str, ...]
+    axes: Axes
     is_delta: bool = False
     has_state: bool = False  # a value that must not change from call to call
     subsample: tuple[int, int] | None = None  # of a plate: how many of how many members it draws
@@ -41,14 +42,13 @@ def inspect_model(
             is_sample = site["type"] == "sample"
             is_observed = bool(is_sample and site["is_observed"])
             is_discrete = bool(is_sample and site["fn"].support.is_discrete)
-            frames = sorted(site.get("cond_indep_stack", ()), key=lambda frame: frame.dim)
             found.append(
                 Site(
                     name,
                     site["type"],
                     is_observed,
                     is_discrete,
-                    tuple(frame.name for frame in frames),
+                    axes_of(site),
                     is_delta=is_sample and isinstance(site["fn"], dist.Delta),
                     has_state=_has_state(site),
                     subsample=_subsample(site),
