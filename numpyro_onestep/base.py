@@ -54,9 +54,7 @@ class BaseFit(NamedTuple):
     elbo: Float[Array, ""]
 
 
-def fit_base(
-    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
-) -> BaseFit:
+def fit_base(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray) -> BaseFit:
     """Fit the Gaussian base to a target, from one point of finite density.
 
     Batch and match from several points of a descent, and on from the best while that gains.  In
@@ -82,9 +80,7 @@ def fit_base(
     return best
 
 
-def compile_ahead(
-    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
-) -> None:
+def compile_ahead(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray) -> None:
     """Begin to compile what `fit_base` will need from a start of such a shape."""
     points = np.stack([np.asarray(start)] * len(_START_STEPS))
     _matched.ahead(potential, _narrow(points), np.asarray(0), rng_key)

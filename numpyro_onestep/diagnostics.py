@@ -211,9 +211,7 @@ def _tail_doubts(evidence: Evidence, corrected: Corrected | None, mixture: bool)
     return [Doubt(signs[0], cause, 9)]
 
 
-def _training_doubts(
-    training: TrainingResult, evidence: Evidence, already: bool
-) -> list[Doubt]:
+def _training_doubts(training: TrainingResult, evidence: Evidence, already: bool) -> list[Doubt]:
     """Where training had more to do, and a gap is left that it might have closed."""
     gap = evidence.log_evidence - evidence.elbo
     if not (already or gap > _SMALL_GAP) or training.interrupted or not len(training.losses):

@@ -89,7 +89,9 @@ def _look_along(potential, x, j: int, rng: np.random.Generator, name: str) -> Sc
     # One point in each of equal intervals: points of a line are sorted, lines differ.
     ticks = (np.arange(_NUM_POINTS) + rng.uniform(size=(_NUM_LINES, _NUM_POINTS))) / _NUM_POINTS
     points = (low + (high - low) * ticks).astype(x.dtype)
-    energy, slope = (np.asarray(v, np.float64) for v in _along(potential, draws, points, np.asarray(j)))
+    energy, slope = (
+        np.asarray(v, np.float64) for v in _along(potential, draws, points, np.asarray(j))
+    )
     fine = np.isfinite(energy)
     log_density = np.where(fine, -energy, -np.inf)
     usable = fine.any(1)

@@ -46,9 +46,7 @@ class Modes(NamedTuple):
     ends: Float[np.ndarray, "n d"]  # the start, and where descents ended; from afar, arrived
 
 
-def find_modes(
-    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
-) -> Modes:
+def find_modes(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray) -> Modes:
     """Descend from around `start` at several distances, and keep what is a minimum."""
     d = start.size
     minima, ends = _Minima.none(d), [np.asarray(start, np.float64)[None]]
@@ -83,9 +81,7 @@ def find_modes(
     return minima.modes(np.concatenate(ends))
 
 
-def compile_ahead(
-    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
-) -> None:
+def compile_ahead(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray) -> None:
     """Begin to compile what `find_modes` will need from a start of such a shape."""
     _descents.ahead(potential, np.asarray(start), np.ones_like(start), rng_key, np.asarray(0))
 

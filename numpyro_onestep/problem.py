@@ -128,9 +128,7 @@ def fitted_in_double_precision(problem: Problem, error: PrecisionError) -> Probl
     return replace(again, whitened=whitened, base_fit=BaseFit(base, problem.base_fit.elbo))
 
 
-def precision_at_base(
-    problem: Problem, double: TracedFunction, rng_key: Any
-) -> PrecisionError:
+def precision_at_base(problem: Problem, double: TracedFunction, rng_key: Any) -> PrecisionError:
     """What single precision costs at draws of the fitted base."""
     x, log_q = (np.asarray(v) for v in _base_draws(problem.whitened, rng_key))
     return precision_error(problem.potential, double, x, log_q)

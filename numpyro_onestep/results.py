@@ -368,9 +368,7 @@ class Results:
         }
         chains = run.corrected.num_chains
         sites = run.problem.target.sites
-        return inference_data.build(
-            run.samples, stats, likelihood, observed, sites, attrs, chains
-        )
+        return inference_data.build(run.samples, stats, likelihood, observed, sites, attrs, chains)
 
 
 @compiled

@@ -309,7 +309,9 @@ class OneStep(Results):
         self, rng_key, args, kwargs, init_params
     ) -> tuple[AbstractTarget, Potential, Float[Array, " d"]]:
         if self.model is not None:
-            own = jax.tree.map(lambda v: v.copy() if isinstance(v, np.ndarray) else v, (args, kwargs))
+            own = jax.tree.map(
+                lambda v: v.copy() if isinstance(v, np.ndarray) else v, (args, kwargs)
+            )
             return model_target(rng_key, self.model, *own, init_params, self.init_strategy)
         if args or kwargs:
             raise ValueError(

@@ -344,9 +344,7 @@ def _parameters(flow: FlowMap) -> tuple[Float[Array, " p"], Callable[[Array], Fl
 def _distillation_losses(flow, teacher, chains, potential, rng_key, settings: Settings):
     """The three losses of the distillation stage, weighed, on one batch of paths."""
     key_base, key_path, key_volume = jr.split(rng_key, 3)
-    z = potential.sample_noise(
-        key_base, settings.distillation_batch_size, dtype=flow.dtype
-    )
+    z = potential.sample_noise(key_base, settings.distillation_batch_size, dtype=flow.dtype)
     path, states = path_loss(flow, potential, z, key_path)
     zero = jnp.zeros_like(path)
     consistency = volume = zero
@@ -383,9 +381,7 @@ def _evidence_losses(flow, teacher, chains, potential, rng_key, settings: Settin
     if _bends(potential):
         chains = _langevin(key_chains, chains, jax.tree.map(lambda v: v[:num_chains], draws))
     else:  # the steps of a chain would be of no one size; wider draws go some of the way
-        chains = potential.sample_noise(
-            key_chains, num_chains, wide_scale(z.shape[1]), flow.dtype
-        )
+        chains = potential.sample_noise(key_chains, num_chains, wide_scale(z.shape[1]), flow.dtype)
     weights = draws.log_weight[num_chains:]
     finite = jnp.isfinite(weights)
     bound = jnp.sum(jnp.where(finite, weights, 0.0)) / finite.sum()  # not a number without any

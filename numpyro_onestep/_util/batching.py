@@ -20,6 +20,4 @@ def map_in_batches(function: Callable, values: PyTree, limit: int) -> PyTree:
     )
     results = jax.lax.map(jax.vmap(function), batches)
     # Sizes are spelt out, since a result may hold arrays of size zero.
-    return jax.tree.map(
-        lambda leaf: leaf.reshape(num_batches * size, *leaf.shape[2:])[:n], results
-    )
+    return jax.tree.map(lambda leaf: leaf.reshape(num_batches * size, *leaf.shape[2:])[:n], results)

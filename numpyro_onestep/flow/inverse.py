@@ -39,7 +39,9 @@ def invert(
         num_steps: k.
     """
     taus, sizes = flow.schedule(num_steps)
-    _, on_the_way = jax.lax.scan(lambda at, step: (flow.step(at, *step), at), near, (taus, sizes))
+    _, on_the_way = jax.lax.scan(
+        lambda at, step: (flow.step(at, *step), at), near.astype(y.dtype), (taus, sizes)
+    )
 
     def back(at, step):
         tau, size, start = step

@@ -97,7 +97,7 @@ class ResidualVelocity(eqx.Module):
         """Slopes of the hidden units, h s after its limit, and t."""
         scale, shift = jnp.split(wide(silu(narrow(self._features(tau, step_size)))), 2)
         before = (1 + scale) * self.first(y) + shift
-        hidden, slope = jax.jvp(silu, (before,), (1 + scale,))
+        hidden, slope = jax.jvp(silu, (before,), (jnp.asarray(1 + scale, before.dtype),))
         # The sum over the units keeps its size, and Adam its pace, at any width.
         s, t = jnp.split(self.last(hidden) / self.width**0.5, 2)
         limit = _limit(s)

@@ -98,9 +98,7 @@ def unraveller(prototype: PyTree):
 
     def unravel(x):
         parts = jnp.split(x, ends[:-1]) if leaves else []
-        return jax.tree.unflatten(
-            tree, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)]
-        )
+        return jax.tree.unflatten(tree, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)])
 
     return unravel
 

@@ -97,8 +97,10 @@ def energies(potential: Any, x: Float[Array, "n d"]) -> Float[Array, " n"]:
 def in_double(tree: Any) -> Any:
     """A pytree with its single-precision arrays in double precision; call it under `numerics`."""
     return jax.tree.map(
-        lambda leaf: jnp.asarray(np.asarray(leaf, np.float64))
-        if getattr(leaf, "dtype", None) == np.float32
-        else leaf,
+        lambda leaf: (
+            jnp.asarray(np.asarray(leaf, np.float64))
+            if getattr(leaf, "dtype", None) == np.float32
+            else leaf
+        ),
         tree,
     )
