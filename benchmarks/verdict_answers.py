@@ -147,7 +147,9 @@ def around_mode(
     standard = np.stack(np.meshgrid(*[ticks] * d, indexing="ij"), axis=-1).reshape(-1, d)
     points = mode + standard @ scale_tril.T
     log_volume = np.log(np.diag(scale_tril)).sum() + d * np.log(step)
-    return points, log_density(points) + log_volume
+    # A few at a time: of many rows each takes much memory.
+    parts = np.array_split(points, -(-len(points) // 16))
+    return points, np.concatenate([log_density(part) for part in parts]) + log_volume
 
 
 def _hessian(energy: Callable, at: np.ndarray, width: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ _COARSE = 0.05
 # Draws whose density is not a number, a share of all: single ones are what rounding makes of a
 # Cholesky factor now and then.
 _NEGLIGIBLE_REJECTED = 1e-3
+# Training steps, a share of all, that met such a value among their draws.
+_NEGLIGIBLE_SKIPPED = 1e-2
 # Training that had to go on at less than this share of its learning rate may have stalled.
 _STANDSTILL = 0.1
 # Nats between ELBO and log evidence below which training has nothing left to do.
@@ -101,6 +103,7 @@ def doubts(run: Any) -> list[Doubt]:
                 2,
             )
         )
+    scan_edge = scan is not None and scan.edge
     share = evidence.num_not_a_number / max(evidence.num_draws, 1)
     if share > _NEGLIGIBLE_REJECTED:
         found.append(
@@ -109,6 +112,17 @@ def doubts(run: Any) -> list[Doubt]:
                 f"The density is not a number at {share:.1%} of the flow's draws (in "
                 f"{run.problem.line.split(',')[0]}): any mass there is missing. Check the model "
                 "for overflow (exp of a wide parameter) and for matrices that are nearly "
+                "singular (add to their diagonal).",
+                4,
+            )
+        )
+    elif training.num_non_finite > _NEGLIGIBLE_SKIPPED * len(training.losses) and not scan_edge:
+        found.append(
+            Doubt(
+                f"{training.num_non_finite} training steps met a value that is not finite",
+                f"{training.num_non_finite} training steps met a value that is not finite: the "
+                "flow keeps away from where it is so, and any mass there is missing. Check the "
+                "model for overflow (exp of a wide parameter) and for matrices that are nearly "
                 "singular (add to their diagonal).",
                 4,
             )
@@ -216,6 +230,15 @@ def _training_doubts(training: TrainingResult, evidence: Evidence, already: bool
     gap = evidence.log_evidence - evidence.elbo
     if not (already or gap > _SMALL_GAP) or training.interrupted or not len(training.losses):
         return []
+    # A mixture is near the target before any training.
+    if training.pace < _STANDSTILL and (already or training.bends):
+        cause = (
+            "Steps that folded the map, or lost mass, were undone so often that training went on "
+            f"at {training.pace:.1%} of its learning rate, and may have stood still where it seems "
+            "to have converged. Take a smaller learning_rate or num_flow_steps=4, or "
+            "reparameterise the model."
+        )
+        return [Doubt(f"training went on at {training.pace:.1%} of its rate", cause, 5)]
     if not training.judged:
         cause = (
             f"Training ended after {len(training.losses)} iterations, before its convergence could "
@@ -228,15 +251,6 @@ def _training_doubts(training: TrainingResult, evidence: Evidence, already: bool
             f"{training.final_rise:.3f} nats over the last quarter). Raise max_steps."
         )
         return [Doubt("the ELBO was still rising", cause, 5)]
-    # A mixture is near the target before any training.
-    if training.pace < _STANDSTILL and (already or training.bends):
-        cause = (
-            "Steps that folded the map, or lost mass, were undone so often that training went on "
-            f"at {training.pace:.1%} of its learning rate, and may have stood still where it seems "
-            "to have converged. Take a smaller learning_rate or num_flow_steps=4, or "
-            "reparameterise the model."
-        )
-        return [Doubt(f"training went on at {training.pace:.1%} of its rate", cause, 5)]
     return []
 
 
@@ -252,7 +266,7 @@ def check(run: Any, constrain: Callable) -> list[str]:
     """What to warn of: one sentence for the result, and one for each thing that it leaves out."""
     found = doubts(run)
     missed = _missed_modes(run.missed, run.samples, constrain)
-    if missed is not None:
+    if missed is not None and not (run.scan is not None and run.scan.step and is_good(run)):
         found = [missed, *found]
     messages = []
     if found:
@@ -287,9 +301,9 @@ def check(run: Any, constrain: Callable) -> list[str]:
 def verdict(run: Any) -> str:
     """One sentence on whether the corrected draws and the log evidence can be trusted."""
     found = doubts(run)
-    missed = run.missed is not None and run.missed.odds >= _NEGLIGIBLE_ODDS
+    missed = any("that the draws do not reach" in message for message in run.messages)
     if missed or found:
-        return f"do not trust: {found[0].sign if found else 'modes are missing'}"
+        return f"do not trust: {'modes are missing' if missed else found[0].sign}"
     evidence = run.evidence
     if evidence.pareto_k > evidence.pareto_k_limit:
         share = evidence.tail_mass

@@ -100,7 +100,7 @@ def _look_along(potential, x, j: int, rng: np.random.Generator, name: str) -> Sc
     log_density, slope, at = log_density[usable], slope[usable], points[usable].astype(np.float64)
     weight = np.exp(log_density - logsumexp(log_density, axis=1, keepdims=True))
     off = _difference(column, at, weight)
-    edge, suspect, interval = _obstacles(log_density, slope, at)
+    edge, suspect, interval = _obstacles(log_density, slope, at, energy[usable] == np.inf)
     step = suspect.mean() > _MANY_LINES and _is_step(potential, draws[usable], interval, j)
     return Scan(off, name, name if edge else None, name if step else None)
 
@@ -131,12 +131,11 @@ def _counted(difference: float, error: float, limit: float) -> float:
     return max(abs(difference) - _ERRORS * error, 0.0) / limit
 
 
-def _obstacles(log_density, slope, at):
+def _obstacles(log_density, slope, at, nothing):
     """Whether many of the lines cross an edge, which may cross a step, and where those may."""
     below = log_density - log_density.max(1, keepdims=True)
     high = below > -_NEAR_TOP
     left, right = slice(None, -1), slice(1, None)
-    nothing = ~np.isfinite(log_density)
     edges = (high[:, left] & nothing[:, right]) | (nothing[:, left] & high[:, right])
     both = (below[:, left] > -_DEEP) & (below[:, right] > -_DEEP)
     width = at[:, right] - at[:, left]

@@ -31,7 +31,7 @@ from numpyro_onestep.line_scan import Scan
 from numpyro_onestep.problem import Problem, attached
 from numpyro_onestep.settings import Settings, as_count
 from numpyro_onestep.target import ModelTarget, Potential
-from numpyro_onestep.target.precision import energies
+from numpyro_onestep.target.precision import energies, in_single
 from numpyro_onestep.training import TrainingResult
 from numpyro_onestep.whitening import WhitenedPotential
 
@@ -56,13 +56,6 @@ class Run:
     scan: Scan | None = None
     samples: PyTree = None
     messages: list[str] = field(default_factory=list)
-
-    def __getstate__(self):
-        return vars(self) | {"samples": jax.tree.map(np.asarray, self.samples)}
-
-    def __setstate__(self, state):
-        with numerics(state["problem"].is_double):
-            vars(self).update(state | {"samples": jax.tree.map(jnp.asarray, state["samples"])})
 
     @property
     def potential(self) -> WhitenedPotential:
@@ -195,10 +188,15 @@ class Results:
             yield None if rng_key is None else as_key(rng_key)  # type: ignore
 
     def _constrain(self, x: Float[Any, "n d"]) -> PyTree:
-        """Draws as the model's own sites, in double precision where the target was."""
-        potential = self._trained().potential.potential
+        """Draws as the model's own sites, in the session's own precision."""
+        problem = self._trained().problem
         with self._environment():
-            return constrain(potential, jnp.asarray(x))
+            draws = constrain(problem.potential, jnp.asarray(x))
+            if not problem.is_double:
+                return draws
+            # NumPy's rounding: JAX warns of 64-bit arrays in a session without them.
+            rounded = jax.tree.map(lambda v: in_single(np.asarray(v)), draws)
+            return jax.tree.map(jnp.asarray, rounded)
 
     @property
     def elbo(self) -> float:

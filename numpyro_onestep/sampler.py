@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
@@ -309,10 +310,12 @@ class OneStep(Results):
         self, rng_key, args, kwargs, init_params
     ) -> tuple[AbstractTarget, Potential, Float[Array, " d"]]:
         if self.model is not None:
-            own = jax.tree.map(
-                lambda v: v.copy() if isinstance(v, np.ndarray) else v, (args, kwargs)
-            )
-            return model_target(rng_key, self.model, *own, init_params, self.init_strategy)
+            rest = init_params, self.init_strategy
+            try:
+                return model_target(rng_key, self.model, *_own(np.array, args, kwargs), *rest)
+            except jax.errors.TracerArrayConversionError:
+                # NumPyro checks NumPy's arrays with NumPy, where a support depends on a site.
+                return model_target(rng_key, self.model, *_own(jnp.asarray, args, kwargs), *rest)
         if args or kwargs:
             raise ValueError(
                 "run() passes its arguments to the model, but this sampler has a potential_fn, "
@@ -320,6 +323,11 @@ class OneStep(Results):
             )
         assert self.potential_fn is not None
         return function_target(self.potential_fn, init_params)
+
+
+def _own(copy: Callable, *arguments: Any) -> Any:
+    """Arguments with NumPy's arrays as copies, which nobody can change."""
+    return jax.tree.map(lambda v: copy(v) if isinstance(v, np.ndarray) else v, arguments)
 
 
 def _one_step_is_enough(evidence: Evidence) -> bool:

@@ -130,8 +130,7 @@ def test_distillation_alone_gives_the_same_evidence_at_every_number_of_steps():
 
 def test_without_correction_draws_are_the_flows_own():
     sampler = OneStep(eight_schools, correction=None, max_steps=200, **QUICK)
-    with pytest.warns(OneStepWarning, match="before its convergence"):
-        sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
+    sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
     pool, _ = sampler.get_weighted_samples()
     np.testing.assert_array_equal(sampler.get_samples()["mu"], pool["mu"][:300])
 
@@ -260,7 +259,9 @@ def collect(sampler, *args, **run_kwargs):
 def test_weights_that_cannot_be_trusted_are_said_so(capsys):
     sampler = OneStep(potential_fn=heavy_tails, **{**QUICK, "pool_size": 10_000, "max_steps": 100})
     found = collect(sampler, init_params=jnp.zeros(10))
-    assert any("Pareto k" in text and "NUTS" in text for text in found)
+    assert len(found) == 1
+    assert "max_steps" in found[0]
+    assert "Pareto k" in found[0]
     sampler.print_summary()
     assert "do not trust" in capsys.readouterr().out
 
@@ -340,7 +341,8 @@ def test_steps_that_fold_the_map_are_undone():
 
 def test_training_that_folds_stood_still_and_says_so():
     _, found = after_leaps(10.0)
-    assert any("may have stood still" in text for text in found)
+    assert len(found) == 1
+    assert "may have stood still" in found[0]
 
 
 def test_a_log_density_too_large_for_single_precision_is_said_so():

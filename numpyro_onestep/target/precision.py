@@ -81,7 +81,7 @@ def precision_error(
     both = np.isfinite(u_single) & finite
     if both.sum() < 2:
         return PrecisionError(0.0, 0.0, lost, grain)
-    off = (u_single - u_double)[both]
+    off = u_single[both] - u_double[both]
     if log_q is not None:
         log_weight = (-u_double - np.asarray(log_q, np.float64))[both]
         off = off[np.argsort(-log_weight, kind="stable")[: -(-len(off) // 2)]]
@@ -92,6 +92,14 @@ def precision_error(
 def energies(potential: Any, x: Float[Array, "n d"]) -> Float[Array, " n"]:
     """U of many points (nats)."""
     return map_in_batches(potential, x, _BATCH)
+
+
+_SINGLE = {"float64": np.float32, "int64": np.int32, "complex128": np.complex64}
+
+
+def in_single(value: np.ndarray) -> np.ndarray:
+    """A NumPy array in the types of a session of single precision."""
+    return value.astype(_SINGLE.get(str(value.dtype), value.dtype))
 
 
 def in_double(tree: Any) -> Any:
