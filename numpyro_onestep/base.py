@@ -20,6 +20,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.random import stream
+from numpyro_onestep.curvature import LARGEST_FULL, diagonal_match, towards_expected_curvature
 from numpyro_onestep.laplace import laplace, low_rank_laplace
 from numpyro_onestep.target import Potential
 from numpyro_onestep.whitening import AbstractBase, GaussianBase, WhitenedPotential
@@ -28,8 +30,6 @@ _DESCENT_STEPS = 100
 _LONG_DESCENT_STEPS = 500
 # Above so many dimensions batch and match, cubic in d at every iteration, takes too long.
 LARGEST_MATCHED = 512
-# Above so many no d x d matrix is formed: its eigenvectors would take minutes.
-_LARGEST_FULL = 2048
 _START_STEPS = (0, 10, 25, 99)  # of the descent: a mode at infinity is far beyond the first ones
 _NUM_ITERATIONS = 300
 _ADAPTING = 150  # of these before the rate of change falls faster
@@ -37,6 +37,12 @@ _LARGEST_RATE = 32  # in more dimensions: the rate that the paper would take at 
 # A fit that no other agrees with goes on for as many more rounds, past the first, wildest batches.
 _MOST_ROUNDS = 8
 _PAST = 50
+# Rounds of expected curvature at most; where they go far they gain least in the last ones.
+_MOST_CURVED = 20
+# A round that gains less (nats) is one too long, or lost in the noise of its draws: both ask for a
+# smaller share of the way.  Below the smallest the fit is there.
+_WORTH_A_ROUND = 0.5
+_SMALLEST_SHARE = 0.2
 _BATCH_SIZE = 32
 _ELBO_DRAWS = 512
 # Two fits whose ELBOs differ by less than this (nats) have found the same place.
@@ -58,19 +64,21 @@ def fit_base(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyAr
     """Fit the Gaussian base to a target, from one point of finite density.
 
     Batch and match from several points of a descent, and on from the best while that gains.  In
-    more than 512 dimensions, or where no fit is finite, Laplace's approximation at a descent's end.
+    more than 512 dimensions of independent coordinates, and on by the target's expected curvature.
+    Where no fit is finite, Laplace's approximation at a descent's end.
     """
-    if start.size > LARGEST_MATCHED:
-        return _laplace_base(potential, start, rng_key)
     # NumPy's operations: each of JAX's would be a program to compile.
     points = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
+    if start.size > LARGEST_MATCHED:
+        best = _curved(potential, _independent(potential, points, rng_key), rng_key)
+        return best if np.isfinite(float(best.elbo)) else _laplace_base(potential, start, rng_key)
     best, second = _matched(potential, _narrow(points), np.asarray(0), rng_key)
     settled = float(second) > float(best.elbo) - _SAME_ELBO
     for index in range(_MOST_ROUNDS):
         if settled or not np.isfinite(float(best.elbo)):
             break
         again = jax.tree.map(lambda leaf: np.stack([leaf] * len(points)), best.base)
-        fit, _ = _matched(potential, again, np.asarray(_PAST), jr.fold_in(rng_key, index))
+        fit, _ = _matched(potential, again, np.asarray(_PAST), stream(rng_key, "round", index))
         # That these four agree would prove little: they go on from the same one.
         gain = float(fit.elbo) - float(best.elbo)
         settled = not gain > _SAME_ELBO
@@ -105,7 +113,7 @@ def best_base(
         energy = float(descent(potential, start).energy)
         if best is not None and not energy < lowest - _LOWER:
             continue
-        key = jr.fold_in(rng_key, index) if index else rng_key
+        key = stream(rng_key, "start", index)
         fit = jax.block_until_ready(fit_base(potential, start, key))
         lowest = min(lowest, energy) if math.isfinite(energy) else lowest
         if best is None or not float(best.elbo) >= float(fit.elbo):
@@ -115,11 +123,46 @@ def best_base(
     return best
 
 
+def _curved(potential: Potential, best: BaseFit, rng_key: PRNGKeyArray) -> BaseFit:
+    """On from a fit by the target's expected curvature, while that gains."""
+    share = 1.0
+    for index in range(_MOST_CURVED):
+        if share < _SMALLEST_SHARE or not np.isfinite(float(best.elbo)):
+            break
+        key = stream(rng_key, "curvature", index)
+        fit = _curvature_round(potential, best.base, np.asarray(share, best.elbo.dtype), key)
+        gain = float(fit.elbo) - float(best.elbo)
+        best = fit if gain > 0 else best
+        share = share if gain > _WORTH_A_ROUND else share / 2
+    return best
+
+
+@compiled
+def _curvature_round(potential, base, share, rng_key) -> BaseFit:
+    key_fit, key_elbo = jr.split(rng_key)
+    base = towards_expected_curvature(potential, base, share, key_fit)
+    return BaseFit(base, noise_elbo(WhitenedPotential(potential, base), key_elbo))
+
+
+@compiled
+def _independent(potential, points, rng_key) -> BaseFit:
+    """Of the fits of independent coordinates from several points the one of highest ELBO."""
+
+    def fit_one(point, key):
+        key_fit, key_elbo = jr.split(key)
+        base = diagonal_match(potential, point, key_fit)
+        return BaseFit(base, noise_elbo(WhitenedPotential(potential, base), key_elbo))
+
+    fits = jax.vmap(fit_one)(points, jr.split(rng_key, len(points)))
+    best = jnp.argmax(fits.elbo)
+    return jax.tree.map(lambda leaf: leaf[best], fits)
+
+
 @compiled
 def _laplace_base(potential, start, rng_key) -> BaseFit:
     key_fit, key_elbo = jr.split(rng_key)
     mode = descend(potential, start, _LONG_DESCENT_STEPS).path[-1]
-    if start.size > _LARGEST_FULL:
+    if start.size > LARGEST_FULL:
         base = low_rank_laplace(potential, mode, key_fit)
     else:
         base = laplace(potential, mode)

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from numpyro_onestep.corrections.corrected import LARGEST_R_HAT, Corrected
 from numpyro_onestep.coverage import Missed
-from numpyro_onestep.evidence import NEGLIGIBLE_GAP, Evidence
+from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.exploration import MOST_DIMENSIONS
 from numpyro_onestep.inference_data import flatten_names
 from numpyro_onestep.settings import Settings

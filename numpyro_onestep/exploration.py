@@ -26,8 +26,8 @@ from numpyro_onestep.evidence import without_nan
 from numpyro_onestep.modes import Modes, find_modes
 from numpyro_onestep.moves import hamiltonian_steps
 from numpyro_onestep.noise import AbstractNoise, ScaleMixture, normal_mixture
-from numpyro_onestep.target import Potential
 from numpyro_onestep.resampling import systematic
+from numpyro_onestep.target import Potential
 from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # The wide Gaussian is so much wider than the spread of the descents' ends, those at the modes than

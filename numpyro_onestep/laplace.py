@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_onestep.target import Potential
@@ -27,15 +28,62 @@ _COLUMNS = 100
 
 
 def laplace(potential: Potential, mode: Float[Array, " d"]) -> GaussianBase:
-    """The Gaussian of the potential's own curvature at a point.
+    """The Gaussian of the potential's own curvature at a point."""
+    return gaussian_of_precision(lambda v: times_hessian(potential, mode, v), mode)
 
-    Directions without curvature, or with the wrong one, are taken to be as flat as the flattest
-    that bends the right way.
+
+def low_rank_laplace(
+    potential: Potential, mode: Float[Array, " d"], rng_key: PRNGKeyArray
+) -> LowRankBase:
+    """The same without a d x d matrix."""
+    return low_rank_of_precision(lambda v: times_hessian(potential, mode, v), mode, rng_key)
+
+
+def times_hessian(
+    potential: Potential, x: Float[Array, " d"], v: Float[Array, " d"]
+) -> Float[Array, " d"]:
+    """The product of the potential's Hessian at x with a vector."""
+    return jax.jvp(jax.grad(potential), (x,), (v,))[1]
+
+
+def hessian(potential: Potential, x: Float[Array, " d"]) -> Float[Array, "d d"]:
+    """The potential's second derivatives."""
+    return _symmetric_matrix(lambda v: times_hessian(potential, x, v), x)
+
+
+def _symmetric_matrix(times: Callable, like: Float[Array, " d"]) -> Float[Array, "d d"]:
+    """The matrix of such products, a hundred columns at a time: d could take much memory."""
+    identity = jnp.eye(like.size, dtype=like.dtype)
+    columns = jax.lax.map(times, identity, batch_size=min(_COLUMNS, like.size))
+    return 0.5 * (columns + columns.T)
+
+
+def gaussian_of_precision(times: Callable, loc: Float[Array, " d"]) -> GaussianBase:
+    """The Gaussian about a point whose precision has the products `times(v)`.
+
+    Where that is not positive definite, directions without curvature, or with the wrong one, are
+    taken to be as flat as the flattest that bends the right way.
     """
-    eigenvalues, vectors = jnp.linalg.eigh(hessian(potential, mode))
+    precision = _symmetric_matrix(times, loc)
+    # Flipped, so that the inverse of a lower triangle is the covariance's own lower triangle.
+    triangle = jnp.flip(jnp.linalg.cholesky(jnp.flip(precision)))
+    positive = jnp.all(jnp.isfinite(triangle))
+    scale_tril = jax.lax.cond(positive, _inverse_transposed, _bent_root, triangle, precision)
+    return GaussianBase(loc, scale_tril)
+
+
+def _inverse_transposed(triangle: Float[Array, "d d"], _) -> Float[Array, "d d"]:
+    """L of L L^T = P^-1, where the triangle T has T T^T = P."""
+    identity = jnp.eye(len(triangle), dtype=triangle.dtype)
+    return solve_triangular(triangle, identity, lower=False, trans="T")
+
+
+def _bent_root(_, precision: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """The same of a matrix that is no precision, its eigenvalues raised to be positive."""
+    eigenvalues, vectors = jnp.linalg.eigh(precision)
     root = vectors / jnp.sqrt(_bent(eigenvalues))
     triangle = jnp.linalg.qr(root.T, mode="r").T
-    return GaussianBase(mode, triangle * jnp.sign(jnp.diagonal(triangle)))
+    return triangle * jnp.sign(jnp.diagonal(triangle))
 
 
 def _bent(curvatures: Float[Array, " d"]) -> Float[Array, " d"]:
@@ -44,40 +92,25 @@ def _bent(curvatures: Float[Array, " d"]) -> Float[Array, " d"]:
     return jnp.maximum(curvatures, jnp.where(jnp.isfinite(smallest), smallest, 1.0))
 
 
-def _times_hessian(potential: Potential, x: Float[Array, " d"]) -> Callable:
-    """The product of the Hessian at x with a vector."""
-    gradient = jax.grad(potential)
-    return lambda v: jax.jvp(gradient, (x,), (v,))[1]
-
-
-def hessian(potential: Potential, x: Float[Array, " d"]) -> Float[Array, "d d"]:
-    """The potential's second derivatives, a hundred columns at a time: d could take much memory."""
-    identity = jnp.eye(x.size, dtype=x.dtype)
-    times = _times_hessian(potential, x)
-    columns = jax.lax.map(times, identity, batch_size=min(_COLUMNS, x.size))
-    return 0.5 * (columns + columns.T)
-
-
-def low_rank_laplace(
-    potential: Potential, mode: Float[Array, " d"], rng_key: PRNGKeyArray
+def low_rank_of_precision(
+    times: Callable, loc: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> LowRankBase:
     """The same without a d x d matrix: a diagonal, and the directions it misses most.
 
-    With D the inverse root of the Hessian's diagonal, D H D has ones on its diagonal (less where
-    that was raised, being flat or of the wrong sign).  Its eigenvectors at both ends of the
-    spectrum are what a Lanczos iteration finds first; along each the Gaussian's scale is its
+    With P the precision and D the inverse root of its diagonal, D P D has ones on its diagonal
+    (less where that was raised, being flat or of the wrong sign).  Its eigenvectors at both ends of
+    the spectrum are what a Lanczos iteration finds first; along each the Gaussian's scale is its
     eigenvalue^(-1/2), and along all others that of their mean.
     """
-    d, dtype = mode.size, mode.dtype
-    times_hessian = _times_hessian(potential, mode)
+    d, dtype = loc.size, loc.dtype
 
     def entry(index):
-        return times_hessian(jnp.zeros(d, dtype).at[index].set(1.0))[index]
+        return times(jnp.zeros(d, dtype).at[index].set(1.0))[index]
 
     diagonal = jax.lax.map(entry, jnp.arange(d), batch_size=min(_COLUMNS, d))
     scale = 1 / jnp.sqrt(_bent(diagonal))
     values, directions, errors = lanczos(
-        lambda v: scale * times_hessian(scale * v), jr.normal(rng_key, (d,), dtype)
+        lambda v: scale * times(scale * v), jr.normal(rng_key, (d,), dtype)
     )
     known = (errors < _KNOWN * values) & (values > _FLATTEST)
     # What the known eigenvalues leave of the trace d, shared by all other directions.
@@ -86,7 +119,13 @@ def low_rank_laplace(
     others: Any = jnp.where(left > _FLATTEST, left, 1.0)
     safe: Any = jnp.where(known, values, others)
     stretch = jnp.sqrt(others / safe) - 1
-    return LowRankBase(mode, scale / jnp.sqrt(others), directions, stretch)
+    return LowRankBase(loc, scale / jnp.sqrt(others), directions, stretch)
+
+
+def no_directions(d: int, dtype) -> tuple[Float[Array, "d r"], Float[Array, " r"]]:
+    """Directions and stretch of a diagonal Gaussian, as many as `lanczos` looks for."""
+    num = min(_LANCZOS_STEPS, d)
+    return jnp.zeros((d, num), dtype), jnp.zeros(num, dtype)
 
 
 def lanczos(times, start: Float[Array, " d"]):
@@ -106,7 +145,7 @@ def lanczos(times, start: Float[Array, " d"]):
             left = left - (vectors @ left) @ vectors
         norm = jnp.linalg.norm(left)
         # Where nothing is left the space is found; the vectors that follow are zero.
-        small = norm < 10 * jnp.finfo(left.dtype).eps * jnp.linalg.norm(product)
+        small = norm <= 10 * jnp.finfo(left.dtype).eps * jnp.linalg.norm(product)
         vectors = vectors.at[index + 1].set(jnp.where(small, 0.0, left / norm), mode="drop")
         return vectors, products.at[index].set(product)
 

@@ -15,7 +15,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.special import logsumexp
@@ -152,7 +151,7 @@ def _obstacles(log_density, slope, at, nothing):
 
 
 def _is_step(potential, draws, interval, j: int) -> bool:
-    """Whether the jumps stay as they are where one looks more closely, as a steep slope's do not."""
+    """Whether the jumps stay as they are where one looks more closely, as steep slopes do not."""
     fractions = np.linspace(0, 1, _NUM_POINTS)
     fine = (interval[:, :1] + (interval[:, 1:] - interval[:, :1]) * fractions).astype(draws.dtype)
     # The program is compiled for so many lines: some are looked at twice.

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from numpyro_onestep.base import BaseFit, noise_elbo
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep.base import BaseFit, noise_elbo
 from numpyro_onestep.exploration import Population
 from numpyro_onestep.noise import AbstractNoise, NormalMixture, ProductMixture, normal_mixture
 from numpyro_onestep.target import Potential

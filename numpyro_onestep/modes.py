@@ -8,8 +8,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from numpyro_onestep.base import descend
 from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep.base import descend
 from numpyro_onestep.laplace import hessian
 from numpyro_onestep.target import Potential
 

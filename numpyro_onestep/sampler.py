@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
+from numpyro_onestep import base, diagnostics, modes, training
 from numpyro_onestep._util.numerics import is_double, numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key, stream
-from numpyro_onestep import base, diagnostics, modes, training
 from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed

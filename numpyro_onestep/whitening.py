@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -30,6 +30,18 @@ class AbstractBase(eqx.Module):
     def log_det(self) -> Float[Array, ""]:
         """log|det A|, the log-volume change of `unwhiten`."""
 
+    @abstractmethod
+    def times_precision(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A^-T A^-1 v."""
+
+    @abstractmethod
+    def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A A^T v."""
+
+    def moved(self, by: Float[Array, " d"]) -> Self:
+        """The same Gaussian elsewhere."""
+        return eqx.tree_at(lambda base: base.loc, self, self.loc + by)
+
 
 class GaussianBase(AbstractBase):
     """N(loc, scale_tril scale_tril^T): A is a triangle."""
@@ -50,6 +62,15 @@ class GaussianBase(AbstractBase):
         """log|det L|, the log-volume change of `unwhiten`."""
         return jnp.log(jnp.abs(jnp.diagonal(self.scale_tril))).sum()
 
+    def times_precision(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """L^-T L^-1 v."""
+        white = solve_triangular(self.scale_tril, v, lower=True)
+        return solve_triangular(self.scale_tril, white, lower=True, trans="T")
+
+    def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """L L^T v."""
+        return self.scale_tril @ (v @ self.scale_tril)
+
 
 class LowRankBase(AbstractBase):
     """A = diag(scale) (I + Q diag(stretch) Q^T), the columns of Q orthonormal: no d x d matrix."""
@@ -61,19 +82,28 @@ class LowRankBase(AbstractBase):
 
     def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
         """X = loc + A y."""
-        along = self.directions @ (self.stretch * (self.directions.T @ y))
-        return self.loc + self.scale * (y + along)
+        return self.loc + self.scale * self._stretched(y, self.stretch)
 
     def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
         """Y = A^-1 (x - loc)."""
-        y = (x - self.loc) / self.scale
-        shrink = self.stretch / (1 + self.stretch)
-        return y - self.directions @ (shrink * (self.directions.T @ y))
+        return self._stretched((x - self.loc) / self.scale, 1 / (1 + self.stretch) - 1)
 
     @property
     def log_det(self) -> Float[Array, ""]:
         """log|det A|."""
         return jnp.log(self.scale).sum() + jnp.log1p(self.stretch).sum()
+
+    def times_precision(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A^-T A^-1 v; (I + Q diag(stretch) Q^T)^-1 is I + Q diag(1 / (1 + stretch) - 1) Q^T."""
+        return self._stretched(v / self.scale, (1 + self.stretch) ** -2 - 1) / self.scale
+
+    def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A A^T v."""
+        return self.scale * self._stretched(self.scale * v, (1 + self.stretch) ** 2 - 1)
+
+    def _stretched(self, v: Float[Array, " d"], by: Float[Array, " r"]) -> Float[Array, " d"]:
+        """(I + Q diag(by) Q^T) v."""
+        return v + self.directions @ (by * (self.directions.T @ v))
 
 
 class WhitenedPotential(eqx.Module):

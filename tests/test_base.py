@@ -127,3 +127,38 @@ def test_a_fit_goes_on_where_no_other_agrees():
 
     # 364 can be had.  The first round ends below 305, the next agrees with itself at 61 or 362.
     assert fit(potential, 0.5 * jnp.ones(2 * num + 4)).elbo > 310
+
+
+def random_intercepts(num_groups: int, seed: int = 0):
+    """U of a non-centred hierarchy of normal groups, and its log evidence by quadrature."""
+    rng = np.random.default_rng(seed)
+    means = 1 + 0.7 * rng.standard_normal(num_groups) + 0.5 * rng.standard_normal(num_groups)
+    y = jnp.asarray(means, jnp.float32)  # each group's mean is known to 0.5
+
+    def potential(x):
+        mu, log_tau, z = x[0], x[1], x[2:]
+        tau = jnp.exp(log_tau)
+        prior = dist.Normal(0, 5).log_prob(mu) + dist.HalfNormal(2).log_prob(tau) + log_tau
+        effects = dist.Normal(0, 1).log_prob(z).sum()
+        return -(prior + effects + dist.Normal(mu + tau * z, 0.5).log_prob(y).sum())
+
+    # Given tau the groups' means are independent normals about mu, which can be integrated out.
+    log_tau = np.linspace(np.log(0.3), np.log(1.4), 400)
+    tau = np.exp(log_tau)[:, None]
+    variance = tau[:, 0] ** 2 + 0.25
+    precision = num_groups / variance + 1 / 25
+    centre = means.sum() / variance / precision
+    logs = -0.5 * num_groups * np.log(2 * np.pi * variance) - 0.5 * (means**2).sum() / variance
+    logs += 0.5 * centre**2 * precision - 0.5 * np.log(25 * precision)
+    logs += np.log(1 / np.sqrt(2 * np.pi)) - tau[:, 0] ** 2 / 8 + log_tau
+    step = log_tau[1] - log_tau[0]
+    return potential, float(np.log(np.exp(logs - logs.max()).sum() * step) + logs.max())
+
+
+@pytest.mark.parametrize("num_groups", [500, 600, 2500])
+def test_a_hierarchy_of_many_groups_is_fitted_as_one_of_few(num_groups):
+    # Laplace's approximation alone is some 200 nats below at 515 groups.
+    potential, log_z = random_intercepts(num_groups)
+    start = jnp.zeros(num_groups + 2)
+    fit = fit_base(Potential.of(potential, None, start), start, jr.key(0))
+    assert log_z - 2.0 < float(fit.elbo) < log_z + 0.5

@@ -12,7 +12,7 @@ import pytest
 from numpyro.contrib.control_flow import scan
 from numpyro.infer import log_likelihood as numpyro_log_likelihood
 
-from numpyro_onestep import OneStep, OneStepWarning, compare_with_nuts
+from numpyro_onestep import OneStep, compare_with_nuts
 
 QUICK = {
     "num_samples": 200,

@@ -6,7 +6,6 @@ tested where log evidences are known.
 
 import subprocess
 import sys
-from functools import partial
 
 import jax
 import jax.numpy as jnp

@@ -85,7 +85,7 @@ def test_a_change_point():
         if n == 0:
             return 0.0
         covariance = np.eye(n) + 9
-        sign, log_det = np.linalg.slogdet(covariance)
+        _, log_det = np.linalg.slogdet(covariance)
         distance = part @ np.linalg.solve(covariance, part)
         return -0.5 * (distance + log_det + n * np.log(2 * np.pi))
 

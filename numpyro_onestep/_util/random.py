@@ -32,11 +32,10 @@ def as_key(rng_key: Any) -> PRNGKeyArray:
         TypeError: it is no random key, or several.
     """
     kind = type(rng_key).__name__
-    if isinstance(rng_key, jax.Array):
-        if jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key):
-            if rng_key.shape == ():
-                return rng_key
-            kind = f"an array of {rng_key.size} keys"
+    if isinstance(rng_key, jax.Array) and jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key):
+        if rng_key.shape == ():
+            return rng_key
+        kind = f"an array of {rng_key.size} keys"
     if isinstance(rng_key, (jax.Array, np.ndarray)) and rng_key.dtype == np.uint32:
         try:
             key = jr.wrap_key_data(jnp.asarray(rng_key))

@@ -14,7 +14,6 @@ factor e^{h s} cannot turn a coordinate round as 1 + h s can.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_onestep._util.random import numpy_generator
@@ -27,7 +26,7 @@ _MODULATION_WIDTH = 32
 
 
 def silu(x: Array) -> Array:
-    """x / (1 + e^-x): a function that can be pickled, as JAX's jitted one cannot."""
+    """X / (1 + e^-x): a function that can be pickled, as JAX's jitted one cannot."""
     return jax.nn.silu(x)
 
 

@@ -1,0 +1,109 @@
+"""The Gaussian base in many dimensions: scales first, then the target's expected curvature.
+
+The Gaussian of highest ELBO has the precision E[H], the target's Hessian averaged over that
+Gaussian itself, where E[grad U] = 0 (Opper & Archambeau, "The variational Gaussian approximation
+revisited", Neural Computation 2009).  Going to E[H] and a Newton step further, again and again, is
+their fixed point and the variational online Newton method (Khan et al., ICML 2018).  Laplace's
+approximation is the same at one point, the mode, which in a hierarchical model has a scale that
+nothing in the mass has.  The iteration needs a Gaussian that is about the mass already: one of
+independent coordinates, by batch and match in each of them (Cai et al., ICML 2024).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from numpyro_onestep.laplace import (
+    gaussian_of_precision,
+    low_rank_of_precision,
+    no_directions,
+    times_hessian,
+)
+from numpyro_onestep.target import Potential
+from numpyro_onestep.whitening import AbstractBase, GaussianBase, LowRankBase
+
+# Above so many dimensions no d x d matrix is formed: its factors would take minutes.
+LARGEST_FULL = 2048
+_NUM_ITERATIONS = 300
+_ADAPTING = 150  # of these before the rate of change falls faster
+_RATE = 32  # at the first iteration, as in 32 dimensions of batch and match
+_BATCH_SIZE = 32
+# In each coordinate the score may differ from the Gaussian's own by so many standard deviations.
+_SCORE_CLIP = 10.0
+_FIRST_SCALE = 0.1
+# Draws that the Hessian is averaged over.  Without its matrix the diagonal alone takes d products
+# with each, and four draws were as good as sixteen.
+_HESSIANS, _FEW_HESSIANS = 16, 4
+# Draws that the gradient is averaged over, which costs little beside d products with the Hessian.
+_GRADIENTS = 256
+
+
+def diagonal_match(
+    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
+) -> AbstractBase:
+    """Batch and match of independent coordinates, from a small Gaussian about a point.
+
+    Each coordinate sees a whole batch at every iteration, where batch and match of a full
+    covariance learns of no more directions than there are draws in a batch.
+    """
+    d, dtype = start.size, start.dtype
+    score = jax.vmap(lambda x: -jax.grad(potential)(x))
+
+    def step(carry, inputs):
+        loc, scale = carry
+        index, key = inputs
+        z = _pairs(key, _BATCH_SIZE, d, dtype)
+        # Steps of bounded length; what is not finite says nothing.
+        excess: Any = score(loc + scale * z) * scale + z
+        excess = jnp.where(jnp.isfinite(excess), excess, 0.0)
+        g = jnp.clip(excess, -_SCORE_CLIP, _SCORE_CLIP) - z
+        # Cai et al., algorithm 1, in one dimension with current mean 0 and variance 1.
+        time = index + 1.0
+        rate = _BATCH_SIZE * _RATE / time * jnp.minimum(1, _ADAPTING / time) ** 3
+        shrunk = rate / (1 + rate)
+        u = rate * g.var(0) + shrunk * g.mean(0) ** 2
+        v = 1 + rate * z.var(0)  # the mean of z and -z is zero
+        variance = 2 * v / (1 + jnp.sqrt(1 + 4 * u * v))
+        return (loc + scale * shrunk * variance * g.mean(0), scale * jnp.sqrt(variance)), None
+
+    keys = jr.split(rng_key, _NUM_ITERATIONS)
+    carry = start, jnp.full(d, _FIRST_SCALE, dtype)
+    (loc, scale), _ = jax.lax.scan(step, carry, (jnp.arange(_NUM_ITERATIONS), keys))
+    if d > LARGEST_FULL:
+        return LowRankBase(loc, scale, *no_directions(d, dtype))
+    return GaussianBase(loc, jnp.diag(scale))
+
+
+def towards_expected_curvature(
+    potential: Potential, base: AbstractBase, share: Any, rng_key: PRNGKeyArray
+) -> AbstractBase:
+    """Take the precision a share of the way to E[H], and the mean as much of a Newton step."""
+    key_hessian, key_gradient, key_directions = jr.split(rng_key, 3)
+    d, dtype = base.loc.size, base.loc.dtype
+    full = isinstance(base, GaussianBase)
+
+    def draws(key, num):
+        return jax.vmap(base.unwhiten)(_pairs(key, num, d, dtype))
+
+    products = jax.vmap(times_hessian, (None, 0, None))
+    points = draws(key_hessian, _HESSIANS if full else _FEW_HESSIANS)
+
+    def times(v):
+        curvature = products(potential, points, v).mean(0)
+        return (1 - share) * base.times_precision(v) + share * curvature
+
+    if full:
+        new = gaussian_of_precision(times, base.loc)
+    else:
+        new = low_rank_of_precision(times, base.loc, key_directions)
+    gradient = jax.vmap(jax.grad(potential))(draws(key_gradient, _GRADIENTS)).mean(0)
+    return new.moved(-share * new.times_covariance(gradient))
+
+
+def _pairs(rng_key: PRNGKeyArray, num: int, d: int, dtype) -> Float[Array, "n d"]:
+    """Normal draws z and -z: of a quadratic potential they average the gradient exactly."""
+    half = jr.normal(rng_key, (num // 2, d), dtype)
+    return jnp.concatenate([half, -half])
