@@ -155,10 +155,9 @@ def _models():
     huge = rng.poisson(np.exp(few @ [13.0, 1.0]))
     trials = _design(rng.standard_normal(60))
     successes = rng.binomial(50_000, expit(trials @ [-0.4, 0.3]))
-    twenty, two_hundred = (_design(rng.standard_normal(n)) for n in (20_000, 200_000))
+    twenty, more = (_design(rng.standard_normal(n)) for n in (20_000, 200_000))
     answers = [
-        (rng.uniform(size=len(X)) < expit(X @ [-0.5, 0.8])).astype(int)
-        for X in (twenty, two_hundred)
+        (rng.uniform(size=len(X)) < expit(X @ [-0.5, 0.8])).astype(int) for X in (twenty, more)
     ]
     year = np.arange(1950.0, 2021.0)
     temperatures = -30 + 0.02 * year + 2 * rng.standard_normal(len(year))
@@ -236,10 +235,10 @@ def _models():
             lambda X, y: _binomial_regression_answer(1, X, y),
         ),
         made(
-            "logistic_200000_rows",
+            "logistic_60000_rows",
             ROWS,
             _logistic,
-            (two_hundred, answers[1]),
+            (more[:60_000], answers[1][:60_000]),
             beta,
             lambda X, y: _binomial_regression_answer(1, X, y),
         ),
