@@ -45,6 +45,8 @@ _USUAL = 0.99
 _HOPELESS = 10.0
 _CHAINS_EACH = 64
 _STEPS = 25
+# Rounds of so many steps are made until the chains' mean energy rises by less than this (nats).
+_MOST_ROUNDS, _LEVEL = 12, 0.1
 # Two groups of chains are in one mode if their means are this near, in units of their spread.
 _SAME_MODE = 1.0
 
@@ -91,9 +93,8 @@ def find_missed(
     if len(suspects) == 0:
         return None
     starts = jnp.repeat(jnp.asarray(suspects, x.dtype), _CHAINS_EACH, 0)
-    chains = move(potential, starts, stream(rng_key, "chains"), _STEPS)
+    chains, energy = _settled(potential, starts, rng_key, len(suspects))
     stayed = pool.away(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH)
-    energy = _energies(potential, chains).reshape(len(suspects), _CHAINS_EACH)
     white = pool.whiten(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH, -1)
     modes: list[tuple[np.ndarray, np.ndarray]] = []
     times_found: list[int] = []
@@ -115,6 +116,25 @@ def find_missed(
     if not modes:
         return None
     return Missed(len(modes), odds * (1 + unseen(times_found) / len(modes)), jnp.asarray(where))
+
+
+def _settled(potential: WhitenedPotential, x, rng_key: PRNGKeyArray, num_groups: int):
+    """Where chains are once the mean energy of every group of them has stopped rising, and it.
+
+    They start at minima.  While they climb to where the mass is, their energy is too low by up to
+    half a nat a dimension, and the mass around them would seem as much larger.
+    """
+    before = np.full(num_groups, -np.inf)
+    energy = np.zeros((num_groups, _CHAINS_EACH))
+    for index in range(_MOST_ROUNDS):
+        x = move(potential, x, stream(rng_key, "chains", index), _STEPS)
+        energy = _energies(potential, x).reshape(num_groups, _CHAINS_EACH)
+        error = energy.std(1) * (2 / _CHAINS_EACH) ** 0.5
+        rising = energy.mean(1) - before > np.maximum(2 * error, _LEVEL)
+        before = energy.mean(1)
+        if not rising.any():
+            break
+    return x, energy
 
 
 def _minima(potential: WhitenedPotential, scale_tril, starts, training_seconds: float):

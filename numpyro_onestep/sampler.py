@@ -200,7 +200,7 @@ class OneStep(Results):
         clock = time.perf_counter()
         dtype = problem.start.dtype
         others = problem.target.other_starts(rng_key, problem.potential, _MOST_OTHER_STARTS, dtype)
-        starts = (np.asarray(start, dtype) for start in chain([problem.start], others))
+        starts: Any = (np.asarray(start, dtype) for start in chain([problem.start], others))
         base_fit = best_base(problem.potential, starts, stream(rng_key, "base"))
         whitened = WhitenedPotential(problem.potential, base_fit.base)
         _lap(seconds, "base", clock)
@@ -261,7 +261,8 @@ class OneStep(Results):
         clock, problem = time.perf_counter(), run.problem
         self._last = run
         run.corrected = correct(run, self.settings, stream(rng_key, "correction"))
-        x = run.corrected.x = np.asarray(run.corrected.x)
+        x: Any = np.asarray(run.corrected.x)
+        run.corrected.x = x
         budget = run.seconds["training"]
         run.scan = scan_lines(
             problem.potential, x, problem.target.names(), stream(rng_key, "lines"), budget
@@ -310,12 +311,14 @@ class OneStep(Results):
         self, rng_key, args, kwargs, init_params
     ) -> tuple[AbstractTarget, Potential, Float[Array, " d"]]:
         if self.model is not None:
-            rest = init_params, self.init_strategy
+            model, rest = self.model, (init_params, self.init_strategy)
             try:
-                return model_target(rng_key, self.model, *_own(np.array, args, kwargs), *rest)
+                own, named = _own(np.array, args, kwargs)
+                return model_target(rng_key, model, own, named, *rest)
             except jax.errors.TracerArrayConversionError:
                 # NumPyro checks NumPy's arrays with NumPy, where a support depends on a site.
-                return model_target(rng_key, self.model, *_own(jnp.asarray, args, kwargs), *rest)
+                own, named = _own(jnp.asarray, args, kwargs)
+                return model_target(rng_key, model, own, named, *rest)
         if args or kwargs:
             raise ValueError(
                 "run() passes its arguments to the model, but this sampler has a potential_fn, "

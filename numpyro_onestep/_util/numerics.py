@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 @contextmanager
@@ -36,8 +37,8 @@ def refuse_transformations(values: Iterable[Any]) -> None:
         values: what the run depends on.
     """
     # Inside jit even what depends on none of its arguments is not computed at once.
-    inside = isinstance(jax.lax.add(np.float32(0), np.float32(0)), jax.core.Tracer)
-    if inside or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+    inside = isinstance(jax.lax.add(np.float32(0), np.float32(0)), Tracer)
+    if inside or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
         raise TypeError(
             "OneStep decides by the values it meets, so it cannot run inside jax.jit, jax.vmap, "
             "jax.grad or another transformation: call run() outside of it, and for several data "

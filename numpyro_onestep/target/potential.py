@@ -41,16 +41,13 @@ class Potential(eqx.Module):
             outcome: x as an `Outcome`, or None where x stands for itself.
             like: an array of the length and type of x.
         """
-        if outcome is None:
-
-            def outcome(x):
-                return Outcome(x, {}, {})
+        meaning = (lambda x: Outcome(x, {}, {})) if outcome is None else outcome
 
         def real_energy(x):
             # A model of integer terms alone has a potential of such a type.
             return jnp.asarray(energy(x), x.dtype)
 
-        return cls(trace(real_energy, like, differentiable=True), trace(outcome, like))
+        return cls(trace(real_energy, like, differentiable=True), trace(meaning, like))
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """U(x)."""
@@ -83,8 +80,8 @@ class Potential(eqx.Module):
                 "for further draws call run() again."
             )
         pairs = ((self.energy, again.energy), (self.outcome, again.outcome))
-        functions = (TracedFunction(old.captured, new.program) for old, new in pairs)
-        return Potential(*functions, self.completion)
+        energy, outcome = (TracedFunction(old.captured, new.program) for old, new in pairs)
+        return Potential(energy, outcome, self.completion)
 
 
 def unraveller(prototype: PyTree):

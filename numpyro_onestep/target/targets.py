@@ -4,7 +4,7 @@ A target can be traced more than once, in single and in double precision.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,9 @@ class AbstractTarget(ABC):
             found += [name + (f"[{','.join(map(str, i))}]" if i else "") for i in indices]
         return found
 
-    def other_starts(self, rng_key, potential: Potential, num: int, dtype: Any = None):
+    def other_starts(
+        self, rng_key, potential: Potential, num: int, dtype: Any = None
+    ) -> Iterator[Any]:
         """Up to `num` further points to start from: none, where the user said where to."""
         return iter(())
 
@@ -129,7 +131,7 @@ class ModelTarget(AbstractTarget):
 
     def energy(self, values: PyTree) -> Float[Array, ""]:
         """Minus the log joint density."""
-        return potential_energy(self._seeded(), self.args, self.kwargs, values)
+        return jnp.asarray(potential_energy(self._seeded(), self.args, self.kwargs, values))
 
     def outcome(self, values: PyTree) -> Outcome:
         """Latent sites on their supports and deterministic sites, and the data under them."""
@@ -157,7 +159,9 @@ class ModelTarget(AbstractTarget):
         leaves = {k: np.full(v.shape, k in those) for k, v in self.prototype.items()}
         return np.concatenate([np.ravel(leaves[name]) for name in sorted(leaves)])
 
-    def other_starts(self, rng_key, potential: Potential, num: int, dtype: Any = None):
+    def other_starts(
+        self, rng_key, potential: Potential, num: int, dtype: Any = None
+    ) -> Iterator[Any]:
         """Up to `num` further points that the strategy finds, if it is a random one."""
         if self.is_start_given:
             return
