@@ -267,6 +267,9 @@ class OneStep(Results):
         run.scan = scan_lines(
             problem.potential, x, problem.target.names(), stream(rng_key, "lines"), budget
         )
+        if run.scan is not None and not run.training.bends:
+            # Particles have looked everywhere; modes far apart are too narrow for points on a line.
+            run.scan = run.scan._replace(off=0.0)
         key = stream(rng_key, "coverage")
         run.missed = find_missed(run.potential, problem.start, x, _mean_energy(run), key, budget)
         run.samples = jax.block_until_ready(self._constrain(x))

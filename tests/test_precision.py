@@ -68,13 +68,6 @@ def test_values_whose_floats_are_too_far_apart():
     assert mu.mean() == pytest.approx(y.mean(), abs=0.05)  # the data are in single precision
 
 
-def test_a_density_that_single_precision_saturates():
-    def model():
-        numpyro.sample("p", dist.Beta(0.02, 0.5))
-
-    assert abs(run(model).log_evidence) < 0.01
-
-
 def test_single_precision_stays_where_it_is_enough(schools):
     assert schools.messages == []
     assert schools.sample(jr.key(0), 3)["mu"].dtype == jnp.float32
