@@ -23,7 +23,7 @@ from numpyro_onestep.settings import Settings
 from numpyro_onestep.training import TrainingResult
 
 # Mass expected beyond the heaviest draw, and weight on draws too heavy to be chosen once, that
-# means and spreads do not show (docs/verdicts.md has how they were chosen).
+# means and spreads do not show.
 _TAIL_MASS, _CAPPED = 0.02, 0.05
 # A pool worth less than this share of its draws, with a tail too heavy to smooth.
 _POOR_ESS = 0.1
