@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from numpyro.diagnostics import summary
 from numpyro.infer import MCMC, NUTS
 
-from numpyro_onestep.inference_data import flatten_names
+from numpyro_onestep._util.naming import flatten_names, label
 from numpyro_onestep.sampler import OneStep
 
 
@@ -51,7 +51,7 @@ class Comparison:
                 known = sd > 0 and nuts_sd > 0
                 found.append(
                     {
-                        "name": _label(name, index),
+                        "name": label(name, index),
                         "mean": float(a.mean()),
                         "sd": sd,
                         "nuts_mean": float(b.mean()),
@@ -191,11 +191,7 @@ def compare_with_nuts(
 
 def _scalars(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {
-        _label(name, index): values[(slice(None), *index)]
+        label(name, index): values[(slice(None), *index)]
         for name, values in draws.items()
         for index in np.ndindex(values.shape[1:])
     }
-
-
-def _label(name: str, index: tuple[int, ...]) -> str:
-    return name + (f"[{','.join(map(str, index))}]" if index else "")

@@ -8,17 +8,15 @@ cause of all that is seen.
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import PyTree
 
+from numpyro_onestep._util.naming import flatten_names
 from numpyro_onestep.corrections.corrected import LARGEST_R_HAT, Corrected
 from numpyro_onestep.coverage import Missed
 from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.exploration import MOST_DIMENSIONS
-from numpyro_onestep.inference_data import flatten_names
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.training import TrainingResult
 
@@ -262,12 +260,11 @@ def _modes_remedy(run: Any) -> str:
     return "Take many_modes=True."
 
 
-def check(run: Any, constrain: Callable) -> list[str]:
+def check(run: Any) -> list[str]:
     """What to warn of: one sentence for the result, and one for each thing that it leaves out."""
     found = doubts(run)
-    missed = _missed_modes(run.missed, run.samples, constrain)
-    if missed is not None and not (run.scan is not None and run.scan.step and is_good(run)):
-        found = [missed, *found]
+    if misses_modes(run):
+        found = [_missed_modes(run), *found]
     messages = []
     if found:
         signs = list(dict.fromkeys(doubt.sign for doubt in found[1:]))[:4]
@@ -301,7 +298,7 @@ def check(run: Any, constrain: Callable) -> list[str]:
 def verdict(run: Any) -> str:
     """One sentence on whether the corrected draws and the log evidence can be trusted."""
     found = doubts(run)
-    missed = any("that the draws do not reach" in message for message in run.messages)
+    missed = misses_modes(run)
     if missed or found:
         return f"do not trust: {'modes are missing' if missed else found[0].sign}"
     evidence = run.evidence
@@ -343,10 +340,20 @@ def folds(evidence: Evidence) -> bool:
     return max(evidence.folded_share, evidence.folded_weight) > _NEGLIGIBLE_FOLD
 
 
-def _missed_modes(missed: Missed | None, samples: PyTree, constrain: Callable) -> Doubt | None:
+def misses_modes(run: Any) -> bool:
+    """Whether modes were found that the draws do not reach.
+
+    The mass around a minimum that is a step of the density is no Gaussian's, and is not believed
+    where lines through the draws, which see steps, show nothing wrong.
+    """
+    if run.missed is None or run.missed.odds < _NEGLIGIBLE_ODDS:
+        return False
+    return not (run.scan is not None and run.scan.step and is_good(run))
+
+
+def _missed_modes(run: Any) -> Doubt:
     """Modes found without the flow that its draws do not reach: where, and how much they hold."""
-    if missed is None or missed.odds < _NEGLIGIBLE_ODDS:
-        return None
+    missed: Missed = run.missed
     share = missed.odds / (1 + missed.odds)
     modes = "a mode" if missed.num_modes == 1 else f"{missed.num_modes} modes"
     remedy = (
@@ -357,20 +364,18 @@ def _missed_modes(missed: Missed | None, samples: PyTree, constrain: Callable) -
     )
     sentence = (
         f"Descents from scattered starts found {modes} that the draws do not reach, with about "
-        f"{share:.0%} of the mass; the heaviest at {_place(missed.where, samples, constrain)}. The "
+        f"{share:.0%} of the mass; the heaviest at {_place(run, missed.where)}. The "
         f"draws and the evidence are those of the rest of the posterior alone. {remedy}"
     )
     return Doubt(f"{modes} without draws", sentence, -1)
 
 
-def _place(x: Any, samples: PyTree, constrain: Callable) -> str:
+def _place(run: Any, x: Any) -> str:
     """A point by the sites in which it stands out from the draws, furthest first."""
-    at = flatten_names(constrain(x[None]))
+    at = flatten_names(run.problem.constrain(x[None]))
     found = []
-    for name, draws in flatten_names(samples).items():
+    for name, draws in flatten_names(run.samples).items():
         draws, value = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (draws, at[name]))
-        if not draws.shape[1]:
-            continue
         distance = abs(value[0] - draws.mean(0)) / (draws.std(0) + 1e-30)
         index = int(np.argmax(distance))
         label = name if draws.shape[1] == 1 else f"{name}[{index}]"

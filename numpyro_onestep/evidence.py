@@ -66,9 +66,7 @@ class Evidence(NamedTuple):
     num_non_finite: int  # of the flow's own draws
     resolution: float  # between neighbouring floats of the size of the log density
     tail_mass: float = math.inf  # expected beyond the heaviest draw, a share of the evidence
-    num_not_a_number: int = (
-        0  # of the flow's own draws; the other non-finite ones have density zero
-    )
+    num_not_a_number: int = 0  # of those not finite; the others have density zero
 
     @property
     def pareto_k_limit(self) -> float:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import arviz as az
 import jax
@@ -12,8 +12,8 @@ import numpyro
 import xarray as xr
 from jaxtyping import PyTree
 
-if TYPE_CHECKING:
-    from numpyro_onestep.target.model_trace import Site
+from numpyro_onestep._util.naming import free_name, named_leaves
+from numpyro_onestep.target import Axes, Site
 
 # Values, and the model's name for each axis that has one, without the draws' own axes.
 _Named = tuple[np.ndarray, list[str | None]]
@@ -24,42 +24,6 @@ _IS_TREE = "posterior" not in inspect.signature(_arviz.from_dict).parameters  # 
 _SAMPLE_DIMS = ("chain", "draw")
 # NumPyro replaces a site by one of these and a deterministic site of the first one's name.
 _AUXILIARY = ("base", "decentered", "normal", "unwrapped", "unobserved")
-
-
-class Axes(NamedTuple):
-    """What the model's trace says of the axes of a site's value.
-
-    Attributes:
-        plates: name, dimension (counted from the right of the batch, hence negative) and size of
-            each plate around the site.
-        event_dim: axes of one event, right of the batch; None where nothing says it, which is so
-            of a deterministic site.
-        event_names: the user's names for those axes, None for an axis without one.
-        num_loop_axes: axes of a loop over time, left of all others and so no plate's.
-    """
-
-    plates: tuple[tuple[str, int, int], ...] = ()
-    event_dim: int | None = None
-    event_names: tuple[str | None, ...] = ()
-    num_loop_axes: int = 0
-
-
-def axes_of(site: dict[str, Any]) -> Axes:
-    """The axes of a site of a NumPyro trace."""
-    frames = site.get("cond_indep_stack", ())
-    is_sample = site["type"] == "sample"
-    infer = site.get("infer") or {}
-    names = infer.get("event_dims") or ()
-    names = (names,) if isinstance(names, str) else names
-    # Control flow's flag is also that of a branch, which has no axis of time, and only a sample
-    # site tells the two apart.  But a plate's axis left without its name misleads nobody.
-    is_scanned = "_scan_current_index" in infer if is_sample else "_control_flow_done" in site
-    return Axes(
-        plates=tuple((frame.name, frame.dim, frame.size) for frame in frames),
-        event_dim=site["fn"].event_dim if is_sample else None,
-        event_names=tuple(None if name is None else str(name) for name in names),
-        num_loop_axes=int(is_scanned),
-    )
 
 
 def axis_names(axes: Axes, shape: Sequence[int]) -> list[str | None]:
@@ -108,46 +72,12 @@ def _likeliest_plates(axes: Axes, shape: Sequence[int]) -> dict[int, str]:
     return best[0] if len(best) == 1 else {}
 
 
-def _named_leaves(samples: PyTree) -> dict[str, tuple[str, Any]]:
-    """The leaves of a pytree by a name of their own, each with the name of its outermost key."""
-
-    def text(path) -> str:
-        return jax.tree_util.keystr(path, simple=True, separator=".") or "x"
-
-    leaves = jax.tree_util.tree_leaves_with_path(samples)
-    # A site that is an array keeps its name, whatever the parts of others are called.
-    taken = {text(path) for path, _ in leaves if len(path) < 2}
-    found = {}
-    for path, leaf in leaves:
-        name = text(path) if len(path) < 2 else _free(text(path), taken)
-        taken.add(name)
-        found[name] = text(path[:1]), leaf
-    return found
-
-
-def flatten_names(samples: PyTree) -> dict[str, Any]:
-    """Draws of any pytree as a flat dict of numbers: the keys on the way to a leaf, joined by dots.
-
-    A deterministic site that is a tuple `t` becomes `t.0`, `t.1`, and so on.  Truth values become
-    0 and 1, of which there are means and intervals.
-    """
-    leaves = {name: leaf for name, (_, leaf) in _named_leaves(samples).items()}
-    return {name: leaf.astype(int) if leaf.dtype == bool else leaf for name, leaf in leaves.items()}
-
-
-def _free(name: str, taken: Iterable[str]) -> str:
-    """The name, with as many underscores after it as it takes to be a new one."""
-    while name in taken:
-        name += "_"
-    return name
-
-
 def build(
     posterior: PyTree,
     sample_stats: dict[str, Any],
     log_likelihood: dict[str, Any],
     observed_data: dict[str, Any],
-    sites: "Sequence[Site]",
+    sites: Sequence[Site],
     attrs: dict[str, Any],
     num_chains: int = 1,
 ):
@@ -195,7 +125,7 @@ def build(
 
 
 def _named_draws(posterior: PyTree, axes: dict[str, Axes]) -> dict[str, _Named]:
-    leaves = _named_leaves(posterior)
+    leaves = named_leaves(posterior)
     found = {}
     for name, (site, leaf) in leaves.items():
         shape, known = np.shape(leaf)[1:], axes.get(site, Axes())
@@ -230,7 +160,7 @@ def _variable_names(names: Iterable[str]) -> dict[str, str]:
     wanted = {name: _without_slash(name) for name in names}
     # Names that can stay as they are come first.
     for name in sorted(wanted, key=lambda name: wanted[name] != name or name in _SAMPLE_DIMS):
-        found[name] = _free(wanted[name], {*_SAMPLE_DIMS, *found.values()})
+        found[name] = free_name(wanted[name], {*_SAMPLE_DIMS, *found.values()})
     return found
 
 
@@ -266,7 +196,7 @@ def _dataset(
             named = names[axis] if axis < len(names) else None
             dim = None if named is None else _without_slash(named)
             if dim is None or dim in taken:
-                dim = _free(f"{variable}_dim_{axis}", taken)
+                dim = free_name(f"{variable}_dim_{axis}", taken)
             sizes[dim] = size
             dims.append(dim)
         data[variable] = (dims, value)

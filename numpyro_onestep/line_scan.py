@@ -178,9 +178,3 @@ def _along(potential: Any, x: Float[Array, "m d"], points: Float[Array, "m g"], 
         return jax.vmap(at)(ticks)
 
     return map_in_batches(one, (x, points), 16)
-
-
-def compile_ahead(potential: Any, start: Float[Any, " d"]) -> None:
-    """Begin to compile what `scan_lines` will need."""
-    draws = np.zeros((_NUM_LINES, start.size), start.dtype)
-    _along.ahead(potential, draws, np.zeros((_NUM_LINES, _NUM_POINTS), start.dtype), np.asarray(0))

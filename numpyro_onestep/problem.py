@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, PyTree
 
+from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import numerics
 from numpyro_onestep._util.random import numpy_generator
@@ -19,11 +20,14 @@ from numpyro_onestep.target.precision import (
     PrecisionError,
     energies,
     in_double,
+    in_single,
     precision_error,
 )
 from numpyro_onestep.target.traced import TracedFunction
 from numpyro_onestep.whitening import WhitenedPotential
 
+# Draws constrained at a time: bounds the memory that a model's deterministic sites may take.
+CONSTRAIN_BATCH = 1000
 # Points that are evaluated in both precisions.
 _NUM_COMPARED = 256
 
@@ -50,6 +54,16 @@ class Problem:
             fitted = {name: jax.tree.map(jnp.asarray, state[name]) for name in parts}
         vars(self).update(state | fitted)
 
+    def constrain(self, x: Float[Any, "n d"]) -> PyTree:
+        """Draws as the model's own sites, in the session's own precision."""
+        with numerics(self.is_double):
+            draws = _constrain(self.potential, jnp.asarray(x))
+            if not self.is_double:
+                return draws
+            # NumPy's rounding: JAX warns of 64-bit arrays in a session without them.
+            rounded = jax.tree.map(lambda v: in_single(np.asarray(v)), draws)
+            return jax.tree.map(jnp.asarray, rounded)
+
     @property
     def flat(self) -> list[str]:
         """Coordinates that nothing depends on."""
@@ -72,6 +86,12 @@ class Problem:
             return f"float64, since float32 values are {self.error.grain:.2g} sd apart"
         off = max(abs(self.error.shift), self.error.spread)
         return f"float64, since float32 is off by {off:.2g} nats"
+
+
+@compiled
+def _constrain(potential: Potential, x: Float[Array, "n d"]) -> PyTree:
+    """Unconstrained draws as the model's own sites."""
+    return map_in_batches(potential.constrain, x, CONSTRAIN_BATCH)
 
 
 def _is_plain(value: Any) -> bool:

@@ -14,6 +14,7 @@ from numpyro.diagnostics import print_summary
 from numpyro_onestep import diagnostics, inference_data
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.naming import flatten_names
 from numpyro_onestep._util.numerics import numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key
 from numpyro_onestep.corrections import Corrected
@@ -28,15 +29,13 @@ from numpyro_onestep.evidence import (
 )
 from numpyro_onestep.evidence_interval import EvidenceInterval, evidence_interval
 from numpyro_onestep.line_scan import Scan
-from numpyro_onestep.problem import Problem, attached
+from numpyro_onestep.problem import CONSTRAIN_BATCH, Problem, attached
 from numpyro_onestep.settings import Settings, as_count
 from numpyro_onestep.target import ModelTarget, Potential
-from numpyro_onestep.target.precision import energies, in_single
+from numpyro_onestep.target.precision import energies
 from numpyro_onestep.training import TrainingResult
 from numpyro_onestep.whitening import WhitenedPotential
 
-# Draws constrained at a time: bounds the memory that a model's deterministic sites may take.
-_CONSTRAIN_BATCH = 1000
 _FEWEST_SUMMARISED = 4  # NumPyro halves a chain, and asks each half for two
 
 
@@ -188,15 +187,7 @@ class Results:
             yield None if rng_key is None else as_key(rng_key)  # type: ignore
 
     def _constrain(self, x: Float[Any, "n d"]) -> PyTree:
-        """Draws as the model's own sites, in the session's own precision."""
-        problem = self._trained().problem
-        with self._environment():
-            draws = constrain(problem.potential, jnp.asarray(x))
-            if not problem.is_double:
-                return draws
-            # NumPy's rounding: JAX warns of 64-bit arrays in a session without them.
-            rounded = jax.tree.map(lambda v: in_single(np.asarray(v)), draws)
-            return jax.tree.map(jnp.asarray, rounded)
+        return self._trained().problem.constrain(x)
 
     @property
     def elbo(self) -> float:
@@ -300,7 +291,7 @@ class Results:
             prob: mass of the highest-density interval. Default 0.9.
         """
         run, evidence = self._ran(), self._evidence
-        grouped = inference_data.flatten_names(self.get_samples(group_by_chain=True))
+        grouped = flatten_names(self.get_samples(group_by_chain=True))
         if next(iter(grouped.values())).shape[1] >= _FEWEST_SUMMARISED:
             print_summary(grouped, prob=prob, group_by_chain=True)
         rows = [
@@ -370,18 +361,10 @@ class Results:
 
 
 @compiled
-def constrain(potential: Potential, x: Float[Array, "n d"]) -> PyTree:
-    """Unconstrained draws as the model's own sites."""
-    return map_in_batches(potential.constrain, x, _CONSTRAIN_BATCH)
-
-
-@compiled
 def observed_and_likelihood(potential: Potential, x: Float[Array, "n d"]) -> tuple[dict, dict]:
     """The observed values, which no draw changes, and their log likelihood at every draw (nats)."""
     observed = potential.outcome(x[0]).observed
-    likelihood = map_in_batches(
-        lambda at: potential.outcome(at).log_likelihood, x, _CONSTRAIN_BATCH
-    )
+    likelihood = map_in_batches(lambda at: potential.outcome(at).log_likelihood, x, CONSTRAIN_BATCH)
     return observed, likelihood
 
 

@@ -20,7 +20,7 @@ from numpyro_onestep._util.random import as_key, stream
 from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
-from numpyro_onestep.evidence import Evidence, Pool, draw_pool, summarise
+from numpyro_onestep.evidence import Evidence, draw_pool, summarise
 from numpyro_onestep.exploration import MOST_DIMENSIONS, explore, require_explorable
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
 from numpyro_onestep.line_scan import scan_lines
@@ -169,7 +169,7 @@ class OneStep(Results):
                     fitted = fitted_in_double_precision(fitted, error)
                     environment.enter_context(numerics(fitted.is_double))
                     run = self._train(run.training.flow, fitted, rng_key, seconds)
-            run = self._finish(run, rng_key)
+            self._last = run = self._finish(run, rng_key)
             if self._has_obstacle(run):
                 # No gradient shows an edge or a step, so none can train a flow around it.
                 found = self._explore(fitted, rng_key, seconds, always=True)
@@ -232,13 +232,12 @@ class OneStep(Results):
             attempt = replace(settings, num_flow_steps=num_steps)
             key = stream(rng_key, "training", num_steps)
             trained = training.train(flow, whitened, key, attempt, float(base_fit.elbo))
-            clock = _lap(seconds, "training", clock)
+            _lap(seconds, "training", clock)
             # From here on the trained flow is safe, whatever happens to the draws.
             self._last = run = Run(problem, trained, seconds, num_steps)
-            run.pool = self._pool(run, stream(rng_key, "pool"))
-            run.evidence, run.smoothed = summarise(run.pool)
-            clock = _lap(seconds, "draws", clock)
+            self._weigh(run, stream(rng_key, "pool"))
             attempts.append(run)
+            assert run.evidence is not None
             if trained.interrupted or _one_step_is_enough(run.evidence):
                 break
         best = max(attempts, key=_quality)
@@ -249,17 +248,14 @@ class OneStep(Results):
 
     def _untrained(self, flow: FlowMap, problem: Problem, rng_key, seconds) -> Run:
         """Draws of the fitted distribution itself, which is what a flow starts from."""
-        clock, steps = time.perf_counter(), self.settings.num_flow_steps or 1
+        steps = self.settings.num_flow_steps or 1
         run = Run(problem, training.TrainingResult(flow, bends=False), seconds, steps)
-        run.pool = self._pool(run, stream(rng_key, "untrained pool"))
-        run.evidence, run.smoothed = summarise(run.pool)
-        _lap(seconds, "draws", clock)
+        self._weigh(run, stream(rng_key, "untrained pool"))
         return run
 
     def _finish(self, run: Run, rng_key) -> Run:
         """Correct the draws, look for what they lack, and say so."""
         clock, problem = time.perf_counter(), run.problem
-        self._last = run
         run.corrected = correct(run, self.settings, stream(rng_key, "correction"))
         x: Any = np.asarray(run.corrected.x)
         run.corrected.x = x
@@ -272,9 +268,9 @@ class OneStep(Results):
             run.scan = run.scan._replace(off=0.0)
         key = stream(rng_key, "coverage")
         run.missed = find_missed(run.potential, problem.start, x, _mean_energy(run), key, budget)
-        run.samples = jax.block_until_ready(self._constrain(x))
+        run.samples = jax.block_until_ready(problem.constrain(x))
         _lap(run.seconds, "draws", clock)
-        run.messages = diagnostics.check(run, self._constrain)
+        run.messages = diagnostics.check(run)
         return run
 
     def _is_explorable(self, start) -> bool:
@@ -296,8 +292,9 @@ class OneStep(Results):
         found = scan is not None and bool(scan.edge or scan.step)
         return found and not diagnostics.is_good(run)
 
-    def _pool(self, run: Run, rng_key: PRNGKeyArray) -> Pool:
-        settings = self.settings
+    def _weigh(self, run: Run, rng_key: PRNGKeyArray) -> None:
+        """Make the pool, and say what its weights are worth."""
+        clock, settings = time.perf_counter(), self.settings
         pool = draw_pool(
             run.training.flow,
             run.potential,
@@ -308,7 +305,9 @@ class OneStep(Results):
             settings.batch_bytes,
         )
         # NumPy chooses among them: each operation of JAX's would be one more program.
-        return jax.tree.map(np.asarray, pool)
+        pool = jax.tree.map(np.asarray, pool)
+        run.pool, (run.evidence, run.smoothed) = pool, summarise(pool)
+        _lap(run.seconds, "draws", clock)
 
     def _target(
         self, rng_key, args, kwargs, init_params

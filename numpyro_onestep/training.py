@@ -34,6 +34,7 @@ from numpyro_onestep.objectives import (
     volume_consistency_loss,
 )
 from numpyro_onestep.settings import Settings
+from numpyro_onestep.stopping import FEWEST_STEPS, is_below, recent_rise
 from numpyro_onestep.whitening import WhitenedPotential, wide_scale
 
 Stage = Literal["distillation", "evidence"]
@@ -41,16 +42,14 @@ Stage = Literal["distillation", "evidence"]
 # Iterations compiled into one call: long enough that its overhead is nothing, short enough that an
 # interrupt is answered and the bar moves.
 _CHUNK = 100
-# Convergence is not judged before so many: the bound is there long before the tails are right.
-_FEWEST_STEPS = 1000
-# Before half as many where so little is to be gained (nats): such a flow has next to no tails.
+# Convergence is judged sooner where so little is to be gained (nats): such a flow has next to no
+# tails.
 _NEGLIGIBLE_GAP = 0.002
 # Where the map folds at more than this share of a batch, training goes back to the teacher and on
 # at this share of its pace.
 _MOST_FOLDED, _PACE_AFTER_FOLD = 0.25, 0.7
-# A chunk has lost what was there if its ELBO is so many nats and standard errors below the first
-# one; at this share of the pace the next may not.
-_BELOW, _BELOW_ERRORS, _PACE_BELOW = 0.05, 4.0, 0.3
+# After a chunk that has lost what was there, the next one at this share of the pace may not.
+_PACE_BELOW = 0.3
 # Time that a Langevin chain takes a step of: a fifth of what it takes to forget its place.
 _LANGEVIN_STEP = 0.2
 # A rise of this share of the remaining gap is slow: twice the time would not gain half of it.
@@ -191,7 +190,7 @@ def _run_stage(
             records = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rates)], records)
             result.chunk_seconds.append(time.perf_counter() - clock)
             chunks.append(records)
-            if _below(floor, records.loss):
+            if is_below(floor, records.loss):
                 pace, (state, count) = _PACE_BELOW * state.pace, safe
                 state = eqx.tree_at(lambda s: s.pace, state, pace)
                 del accepted[count:]
@@ -217,7 +216,7 @@ def _run_stage(
                 gap = 0.5 * settings.num_own * spread**2
                 largest = _LARGEST_TOLERANCE * settings.tolerance
                 tolerance = max(settings.tolerance, min(_RELATIVE_TOLERANCE * gap, largest))
-                enough = len(losses) >= _FEWEST_STEPS or gap < _NEGLIGIBLE_GAP
+                enough = len(losses) >= FEWEST_STEPS or gap < _NEGLIGIBLE_GAP
                 result.final_rise = rise
                 result.converged = enough and rise + noise < tolerance
                 result.judged = math.isfinite(rise)
@@ -236,39 +235,6 @@ def _run_stage(
 def _bends(potential: WhitenedPotential) -> bool:
     """Whether the flow has one Gaussian to bend; a mixture has most of the shape already."""
     return isinstance(potential.noise, StandardNormal)
-
-
-def _below(floor: float, losses: np.ndarray) -> bool:
-    losses = losses[np.isfinite(losses)]
-    if not math.isfinite(floor):
-        return False
-    if len(losses) < 2:
-        return True
-    error = losses.std() / len(losses) ** 0.5
-    return floor + losses.mean() > _BELOW + _BELOW_ERRORS * error
-
-
-def recent_rise(losses: np.ndarray) -> tuple[float, float, float]:
-    """Rise of the bound from the third quarter of the iterations to the last, and its noise.
-
-    Medians, since a single draw far out can make an iteration's estimate meaningless.  A window
-    that grows with the run sees slow progress which one of fixed length would take for noise.
-
-    Returns:
-        The rise, its standard error, and the standard deviation of the last quarter (nats); the
-        rise is infinite where there are too few iterations.
-    """
-    n = len(losses)
-    if n < _FEWEST_STEPS // 2:
-        return math.inf, 0.0, 0.0
-    older, newer = losses[n // 2 : 3 * n // 4], losses[3 * n // 4 :]
-    older, newer = older[np.isfinite(older)], newer[np.isfinite(newer)]
-    if min(len(older), len(newer)) < 2:
-        return math.inf, 0.0, 0.0
-    spread = [np.subtract(*np.percentile(part, [75, 25])) / 1.349 for part in (older, newer)]
-    # 1.25 / sqrt(n): standard error of a median of n normal draws.
-    noise = 1.25 * math.hypot(spread[0] / len(older) ** 0.5, spread[1] / len(newer) ** 0.5)
-    return float(np.median(older) - np.median(newer)), noise, float(spread[1])
 
 
 @compiled  # as one program: array by array it would be a dozen

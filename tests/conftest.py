@@ -1,6 +1,7 @@
 """Models, targets and trained samplers that several test files share."""
 
 import os
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,6 +21,16 @@ if WORKER and hasattr(os, "sched_setaffinity"):
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {CORES[int(WORKER) % len(CORES)]})
 
+# A moment's training: for tests of shapes, supports and messages.
+QUICK = {
+    "num_samples": 200,
+    "pool_size": 400,
+    "max_steps": 100,
+    "width": 16,
+    "batch_size": 16,
+    "progress_bar": False,
+}
+
 EFFECT = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 STD_ERROR = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 EIGHT_SCHOOLS_LOG_EVIDENCE = -31.31  # known to 0.005
@@ -32,6 +43,22 @@ def eight_schools(sigma, y=None):
         standardised = numpyro.sample("standardised", dist.Normal(0, 1))
         theta = numpyro.deterministic("theta", mu + tau * standardised)
         numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+
+class Pair(NamedTuple):
+    total: jax.Array
+    is_positive: jax.Array
+
+
+class CompilationCounter:
+    """Counts the programs that are compiled from now on."""
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self)
+
+    def __call__(self, event, duration, **_):
+        self.count += event == "/jax/core/compile/backend_compile_duration"
 
 
 class CorrelatedGaussian(eqx.Module):

@@ -1,7 +1,6 @@
 """Which name each axis of the ArviZ data gets, without training: at draws of the prior."""
 
 from contextlib import ExitStack
-from typing import NamedTuple
 
 import arviz as az
 import jax
@@ -16,13 +15,9 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer import log_likelihood as numpyro_log_likelihood
 from numpyro.infer.reparam import LocScaleReparam
 
-from numpyro_onestep.inference_data import axes_of, build
-from numpyro_onestep.target import Site
-
-
-class Pair(NamedTuple):
-    total: jax.Array
-    is_positive: jax.Array
+from numpyro_onestep.inference_data import build
+from numpyro_onestep.target import Site, axes_of
+from tests.conftest import Pair
 
 
 def many_axes(series, reading):

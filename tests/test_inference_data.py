@@ -1,5 +1,4 @@
 import warnings
-from typing import NamedTuple
 
 import arviz as az
 import jax
@@ -13,15 +12,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer import log_likelihood as numpyro_log_likelihood
 
 from numpyro_onestep import OneStep, compare_with_nuts
-
-QUICK = {
-    "num_samples": 200,
-    "pool_size": 400,
-    "max_steps": 100,
-    "width": 16,
-    "batch_size": 16,
-    "progress_bar": False,
-}
+from tests.conftest import QUICK, Pair
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +85,6 @@ def test_side_by_side_with_nuts(schools, tmp_path):
     assert "theta[7]" in str(comparison)
     assert comparison.plot(tmp_path / "picture.png") is not None
     assert (tmp_path / "picture.png").stat().st_size > 10_000
-
-
-class Pair(NamedTuple):
-    total: jax.Array
-    is_positive: jax.Array
 
 
 def a_gap_and_a_scan(series, reading):

@@ -17,16 +17,10 @@ import pandas as pd
 import pytest
 from numpyro.infer.reparam import LocScaleReparam
 
-from numpyro_onestep import OneStep
+from numpyro_onestep import OneStep, OneStepWarning
+from numpyro_onestep.target import model_target
+from tests.conftest import QUICK
 
-QUICK = {
-    "num_samples": 200,
-    "pool_size": 400,
-    "max_steps": 100,
-    "width": 16,
-    "batch_size": 16,
-    "progress_bar": False,
-}
 # A moment's training may well end with a warning; what warns is tested in test_sampler.
 pytestmark = pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
 
@@ -112,7 +106,9 @@ def test_improper_priors_and_values_of_the_data_used_in_python():
 
 TWO_PROCESSES = """
 import jax, jax.numpy as jnp
-from numpyro_onestep import OneStep
+from numpyro_onestep import OneStep, OneStepWarning
+from numpyro_onestep.target import model_target
+from tests.conftest import QUICK
 
 def potential(z):
     x = jnp.arange(12.0)
@@ -276,3 +272,67 @@ def test_a_model_that_starts_where_told():
     draws = run(far, jnp.full(4, 500.0), init_params=start).get_samples()
     assert abs(float(draws["mu"].mean()) - 500) < 0.3
     assert jax.tree.structure(start) == jax.tree.structure(draws)
+
+
+def test_a_plate_of_size_zero_is_refused():
+    def model():
+        numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("group", 0):
+            numpyro.sample("effect", dist.Normal(0, 1))
+
+    refuse(model, ValueError, "plate of size zero")
+
+
+def test_keys_of_every_style_and_no_others():
+    y, draws = jnp.ones(2), []
+    for key in (jr.key(3), jr.PRNGKey(3), np.asarray(jr.PRNGKey(3))):
+        sampler = OneStep(normal, **QUICK)
+        sampler.run(key, y)
+        draws.append(np.asarray(sampler.get_samples()["mu"]))
+    np.testing.assert_array_equal(draws[0], draws[1])
+    np.testing.assert_array_equal(draws[0], draws[2])
+    for wrong in (jr.split(jr.key(0)), np.zeros(2), np.zeros(3, np.uint32), None):
+        with pytest.raises(TypeError, match=r"jax.random.key\(0\)"):
+            OneStep(normal, **QUICK).run(wrong, y)
+
+
+def test_whole_numbers_of_any_type():
+    sampler = OneStep(normal, **{**QUICK, "num_samples": 2e2, "pool_size": np.int64(400)})
+    sampler.run(jr.key(0), jnp.ones(2))
+    assert sampler.sample(jr.key(1), 1e1)["mu"].shape == (10,)
+    assert sampler.sample(jr.key(1), np.int32(3))["mu"].shape == (3,)
+    with pytest.raises(ValueError, match="positive number of draws"):
+        sampler.sample(jr.key(1), 2.5)
+
+
+def test_a_model_that_asks_for_a_key():
+    def model(y):
+        projection = jr.normal(numpyro.prng_key(), (3,))
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mu + 0 * projection, 1), obs=y)
+
+    assert run(model, jnp.ones(3)).get_samples()["mu"].shape == (200,)
+
+
+def test_a_part_of_a_plate_is_said_to_be_one():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 100))
+        with numpyro.plate("n", 10, subsample_size=2) as members:
+            numpyro.sample("y", dist.Normal(mu, 1), obs=y[members])
+
+    with pytest.warns(OneStepWarning, match="'n' draws 2 of its 10 members"):
+        run(model, jnp.arange(10.0))
+
+
+def test_further_starts_are_new_ones_where_the_first_tries_fail():
+    def model():  # three starts of four have no finite density
+        x = numpyro.sample("x", dist.Normal(0, 1).expand([2]).to_event(1))
+        numpyro.factor("quadrant", jnp.where(jnp.all(x > 0), 0.0, jnp.inf))
+
+    for seed in range(4):
+        target, potential, start = model_target(jr.key(seed), model, (), {})
+        others = target.other_starts(jr.key(seed), potential, 3)
+        starts = np.stack([start, *others])
+        assert starts.shape == (4, 2)
+        assert np.all(starts > 0)
+        assert len(np.unique(starts[:, 0])) == 4

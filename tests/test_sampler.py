@@ -18,6 +18,7 @@ from tests.conftest import (
     EFFECT,
     EIGHT_SCHOOLS_LOG_EVIDENCE,
     STD_ERROR,
+    CompilationCounter,
     correlated_gaussian,
     eight_schools,
 )
@@ -135,15 +136,6 @@ def test_without_correction_draws_are_the_flows_own():
     np.testing.assert_array_equal(sampler.get_samples()["mu"], pool["mu"][:300])
 
 
-class _CompilationCounter:
-    def __init__(self):
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-    def _listen(self, event, duration, **kwargs):
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-
 @pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
 def test_the_same_key_gives_the_same_bits_and_a_second_run_compiles_nothing():
     def model(y, *, scale):
@@ -154,7 +146,7 @@ def test_the_same_key_gives_the_same_bits_and_a_second_run_compiles_nothing():
     first = OneStep(model, **QUICK)
     first.run(jr.key(0), np.array([1.0, 2.0, 4.0]), scale=3.0)
     kept = first.get_samples()
-    counter = _CompilationCounter()
+    counter = CompilationCounter()
     again = OneStep(model, **QUICK)
     again.run(jr.key(0), np.array([1.0, 2.0, 4.0]), scale=3.0)
     for name, value in again.get_samples().items():
@@ -171,7 +163,7 @@ def test_a_second_run_from_a_given_start_compiles_nothing():
 
     sampler = OneStep(potential_fn=potential, max_steps=100, **QUICK)
     sampler.run(jr.key(0), init_params=jnp.zeros(2))
-    counter = _CompilationCounter()
+    counter = CompilationCounter()
     sampler.run(jr.key(1), init_params=jnp.ones(2))
     assert counter.count == 0
 
@@ -195,7 +187,7 @@ def test_what_was_compiled_ahead_is_not_compiled_again():
 
     x = np.arange(3.0, dtype=np.float32)
     compiled(jnp.negative)(x)  # which options of XLA are known is found out once
-    counter = _CompilationCounter()
+    counter = CompilationCounter()
     program = compiled(double)
     program.ahead(x, 3)
     np.testing.assert_array_equal(program(x, 3), 6 * x)

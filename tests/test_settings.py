@@ -22,6 +22,7 @@ def test_defaults_are_possible():
         ({"num_distillation_steps": -1}, "zero or a positive integer"),
         ({"num_grid_steps": 12}, "power of two"),
         ({"num_flow_steps": 3}, "divisor of num_grid_steps=16"),
+        ({"target_precision": "half"}, "'auto', 'single' or 'double'"),
         ({"correction": "PSIS"}, "'nuts' or None"),
         ({"correction": "nuts", "many_modes": True}, "modes they start in"),
         ({"correction": "imh", "num_samples": 102}, "multiple of 4"),

@@ -17,6 +17,7 @@ import pytest
 from numpyro import handlers
 
 from numpyro_onestep import OneStep
+from tests.conftest import CompilationCounter
 
 QUICK = {
     "num_samples": 400,
@@ -29,15 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning"
 Y = np.array([1.0, 2.0, 3.0], np.float32)
 # The posterior mean is 0.997 times the data's: 400 draws know it to 0.03 or so.
 LATER = 10.0
-
-
-class _CompilationCounter:
-    def __init__(self):
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self)
-
-    def __call__(self, event, duration, **_):
-        self.count += event == "/jax/core/compile/backend_compile_duration"
 
 
 def normal(y):
@@ -135,7 +127,7 @@ def test_a_second_run_sees_data_that_have_changed_and_compiles_nothing(name):
     model, args, change = CASES[name]()
     assert abs(mean(model, *args) - 2) < 0.15
     change()
-    counter = _CompilationCounter()
+    counter = CompilationCounter()
     assert abs(mean(model, *args) - 2 - LATER) < 0.15
     assert counter.count == 0
 
@@ -148,7 +140,7 @@ def test_a_potential_is_that_of_the_values_it_closes_over_now(wrap):
         return float(sampler.get_samples().mean())
 
     assert abs(run(jnp.asarray(Y)) - 2) < 0.15
-    counter = _CompilationCounter()
+    counter = CompilationCounter()
     assert abs(run(jnp.asarray(Y) + LATER) - 2 - LATER) < 0.15
     assert counter.count == 0
 

@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jaxtyping import PRNGKeyArray
 from numpyro import handlers
 
-from numpyro_onestep.inference_data import Axes, axes_of
+from numpyro_onestep.target.axes import Axes, axes_of
 from numpyro_onestep.target.traced import TRACING
 
 

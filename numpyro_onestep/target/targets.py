@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy
-from numpyro.infer.util import log_likelihood as numpyro_log_likelihood
 
+from numpyro_onestep._util.naming import flatten_names, label
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.target.initial_point import (
     match,
@@ -55,13 +55,8 @@ class AbstractTarget(ABC):
 
     def names(self) -> list[str]:
         """A name for each coordinate: that of its site or leaf, with an index where needed."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.prototype)
-        found = []
-        for path, leaf in leaves:
-            name = jax.tree_util.keystr(path, simple=True, separator=".") or "x"
-            indices = np.ndindex(leaf.shape)
-            found += [name + (f"[{','.join(map(str, i))}]" if i else "") for i in indices]
-        return found
+        leaves = flatten_names(self.prototype).items()
+        return [label(name, index) for name, leaf in leaves for index in np.ndindex(leaf.shape)]
 
     def other_starts(
         self, rng_key, potential: Potential, num: int, dtype: Any = None
@@ -144,14 +139,10 @@ class ModelTarget(AbstractTarget):
         known = {name: value for name, value in samples.items() if name in latents}
         conditioned = handlers.substitute(self._seeded(), data=known)
         found = handlers.trace(conditioned).get_trace(*self.args, **self.kwargs)
-        observed = {name: site["value"] for name, site in found.items() if _is_data(site)}
-        if not observed:
-            return Outcome(samples, {}, {})
-        likelihood = numpyro_log_likelihood(
-            self._seeded(), known, *self.args, batch_ndims=0, **self.kwargs
-        )
-        likelihood = {name: likelihood[name] for name in observed if name in likelihood}
-        return Outcome(samples, likelihood, jax.tree.map(jnp.asarray, observed))
+        data = {name: site for name, site in found.items() if _is_data(site)}
+        likelihood = {name: site["fn"].log_prob(site["value"]) for name, site in data.items()}
+        observed = {name: jnp.asarray(site["value"]) for name, site in data.items()}
+        return Outcome(samples, likelihood, observed)
 
     def may_be_improper(self) -> Bool[np.ndarray, " d"]:
         """Coordinates of sites whose prior is improper or masked."""
