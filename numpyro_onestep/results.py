@@ -84,7 +84,8 @@ class Results:
         if not group_by_chain:
             return run.samples
         num = run.corrected.num_chains
-        return jax.tree.map(lambda leaf: leaf.reshape(num, -1, *leaf.shape[1:]), run.samples)
+        each = len(run.corrected.x) // num  # spelt out, since a site may be of size zero
+        return jax.tree.map(lambda leaf: leaf.reshape(num, each, *leaf.shape[1:]), run.samples)
 
     def get_weighted_samples(self) -> tuple[PyTree, Float[np.ndarray, " pool"]]:
         """All of the pool, and the draws' exact log weights (nats, unsmoothed).

@@ -274,6 +274,23 @@ def test_a_model_that_starts_where_told():
     assert jax.tree.structure(start) == jax.tree.structure(draws)
 
 
+def test_sites_of_size_zero():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("none", dist.Normal(0, 1).expand([0]).to_event(1))
+        numpyro.deterministic("nothing", jnp.zeros((0, 2)))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+        numpyro.sample("unseen", dist.Normal(mu, 1), obs=jnp.zeros(0))
+
+    sampler = run(model, jnp.ones(2))
+    shapes = {name: value.shape for name, value in sampler.get_samples().items()}
+    assert shapes == {"mu": (200,), "none": (200, 0), "nothing": (200, 0, 2)}
+    data = sampler.to_inference_data()
+    assert data["posterior"]["none"].shape == (1, 200, 0)
+    assert data["log_likelihood"]["unseen"].shape == (1, 200, 0)
+    sampler.print_summary()
+
+
 def test_a_plate_of_size_zero_is_refused():
     def model():
         numpyro.sample("mu", dist.Normal(0, 1))

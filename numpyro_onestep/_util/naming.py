@@ -28,9 +28,9 @@ def flatten_names(samples: PyTree) -> dict[str, Any]:
     """Draws of any pytree as a flat dict of numbers: the keys on the way to a leaf, joined by dots.
 
     A deterministic site that is a tuple `t` becomes `t.0`, `t.1`, and so on.  Truth values become
-    0 and 1, of which there are means and intervals.
+    0 and 1, of which there are means and intervals; what is of size zero has none, and is left out.
     """
-    leaves = {name: leaf for name, (_, leaf) in named_leaves(samples).items()}
+    leaves = {name: leaf for name, (_, leaf) in named_leaves(samples).items() if leaf.size}
     return {name: leaf.astype(int) if leaf.dtype == bool else leaf for name, leaf in leaves.items()}
 
 
