@@ -70,8 +70,8 @@ class Potential(eqx.Module):
             RuntimeError: it is another target by now.
         """
         mine, theirs = (
-            (p.energy.program, p.outcome.program, jax.tree.map(np.shape, p.energy.captured))
-            for p in (self, again)
+            [(f.program.fingerprint, jax.tree.map(np.shape, f.captured)) for f in functions]
+            for functions in ((self.energy, self.outcome), (again.energy, again.outcome))
         )
         if mine != theirs:
             raise RuntimeError(

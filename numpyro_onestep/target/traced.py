@@ -29,6 +29,9 @@ TRACING = threading.RLock()
 class Program:
     """The text of a function without its arrays; equal to another where the text is.
 
+    The names of what comes out are a part of it, though XLA's text knows only their order: two
+    models may differ in their sites' names alone.
+
     A pickled program is its text's fingerprint alone: `is_detached` says so, and whoever knows
     the function traces it again.
     """
@@ -49,7 +52,7 @@ class Program:
         return jax.tree.unflatten(self.out_tree, jex.jaxpr_as_fun(closed)(*args))
 
     def _key(self):
-        return self.fingerprint, tuple(id(callback) for callback in self._callbacks)
+        return self.fingerprint, self.out_tree, tuple(id(call) for call in self._callbacks)
 
     def __hash__(self):
         return hash(self._key())
@@ -116,7 +119,7 @@ def trace(function: Callable, *examples: Any, differentiable: bool = False) -> T
 
         whole = jax.value_and_grad(first, argnums=1) if differentiable else every
         text = jax.jit(whole).lower(captured, *examples).as_text()
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    fingerprint = hashlib.sha256(f"{text}{out_tree}".encode()).hexdigest()
     program = Program(closed, out_tree, fingerprint, tuple(_callbacks(closed.jaxpr)))
     return TracedFunction(captured, program)
 
