@@ -40,9 +40,9 @@ def test_binomial_counts_of_a_hundred_thousand(capsys):
     assert sampler.elbo < exact + 0.002
     sampler.print_summary()
     assert "float64, since float32 is off by" in capsys.readouterr().out
-    # What is known in single precision: some twenty nats less.
+    # What single precision makes of it depends on JAX's version: twenty nats less, or five more.
     single = run(binomial, jnp.asarray(y, float), target_precision="single")
-    assert single.log_evidence < exact - 10
+    assert abs(single.log_evidence - exact) > 1
 
 
 def test_poisson_counts_in_a_thousand_rows():
@@ -54,14 +54,24 @@ def test_poisson_counts_in_a_thousand_rows():
     assert abs(sampler.log_evidence - exact) < 0.005 + 4 * sampler.log_evidence_std_error
 
 
-def test_values_whose_floats_are_too_far_apart():
+@pytest.mark.parametrize("given", ["argument", "global", "jitted"])
+def test_values_whose_floats_are_too_far_apart(given):
     y = 1e6 + np.arange(50.0) / 50
 
-    def model(y):
+    def model(data=y):
         mu = numpyro.sample("mu", dist.Normal(0.0, 1e7))
-        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=data)
 
-    sampler = run(model, y)
+    @jax.jit
+    def log_likelihood(mu):
+        return -0.5 * jnp.sum((jnp.asarray(y) - mu) ** 2)
+
+    def jitted():
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1e7))
+        numpyro.factor("y", log_likelihood(mu))
+
+    args = (y,) if given == "argument" else ()
+    sampler = run(jitted if given == "jitted" else model, *args)
     mu = np.asarray(sampler.get_samples()["mu"], np.float64)
     # 4000 draws: a standard error of the spread of 1.1%.
     assert mu.std() == pytest.approx(50**-0.5, rel=0.05)

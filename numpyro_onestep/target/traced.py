@@ -11,6 +11,7 @@ compile nothing, wherever they come from, and another program is never taken for
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -37,19 +38,19 @@ class Program:
     """
 
     def __init__(self, closed: Any, out_tree: Any, fingerprint: str, callbacks: tuple = ()):
-        self.jaxpr, self.out_tree, self.fingerprint = closed.jaxpr, out_tree, fingerprint
+        self.closed, self.out_tree, self.fingerprint = closed, out_tree, fingerprint
         # Functions of Python's that the program calls at run time: no text tells two apart.
         self._callbacks = callbacks
 
     @property
     def is_detached(self) -> bool:
         """Whether the program is known by its fingerprint only."""
-        return self.jaxpr is None
+        return self.closed is None
 
     def evaluate(self, captured: list[Array], *args: Array) -> PyTree:
         """The function's value, the arrays that it closed over being these."""
-        closed = jex.ClosedJaxpr(self.jaxpr, captured)
-        return jax.tree.unflatten(self.out_tree, jex.jaxpr_as_fun(closed)(*args))
+        values = jex.jaxpr_as_fun(self.closed)(*captured, *args)
+        return jax.tree.unflatten(self.out_tree, values)
 
     def _key(self):
         return self.fingerprint, self.out_tree, tuple(id(call) for call in self._callbacks)
@@ -66,7 +67,7 @@ class Program:
     def __getstate__(self):
         return {
             "fingerprint": self.fingerprint,
-            "jaxpr": None,
+            "closed": None,
             "out_tree": None,
             "_callbacks": (),
         }
@@ -109,19 +110,28 @@ def trace(function: Callable, *examples: Any, differentiable: bool = False) -> T
             closed = inlined(*examples)
         refuse_transformations(closed.consts)
         captured = [_own_copy(value) for value in closed.consts]
+        # The arrays become inputs, so that neither program nor compiled code keeps the user's: as
+        # long as JAX 0.12 has a NumPy array in one precision, it has it in no other.
+        closed = jax.make_jaxpr(partial(_with_arrays, closed))(captured, *examples)
+
+        def every(*inputs):
+            return jex.jaxpr_as_fun(closed)(*inputs)
+
+        def gradient(*inputs):
+            one = jax.value_and_grad(lambda *inputs: every(*inputs)[0], argnums=len(captured))
+            return one(*inputs)
+
+        whole = gradient if differentiable else every
+        text = jax.jit(whole).lower(*captured, *examples).as_text()
         out_tree = jax.tree.structure(shapes)
-
-        def first(captured, *args):
-            return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, captured))(*args)[0]
-
-        def every(captured, *args):
-            return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, captured))(*args)
-
-        whole = jax.value_and_grad(first, argnums=1) if differentiable else every
-        text = jax.jit(whole).lower(captured, *examples).as_text()
     fingerprint = hashlib.sha256(f"{text}{out_tree}".encode()).hexdigest()
     program = Program(closed, out_tree, fingerprint, tuple(_callbacks(closed.jaxpr)))
     return TracedFunction(captured, program)
+
+
+def _with_arrays(closed: Any, arrays: list[Array], *args: Array) -> list[Any]:
+    """Evaluate a program with these arrays in place of those that it holds."""
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, arrays))(*args)
 
 
 def _own_copy(value: Any) -> Array:
