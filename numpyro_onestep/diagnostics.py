@@ -18,6 +18,7 @@ from numpyro_onestep.coverage import Missed
 from numpyro_onestep.evidence import Evidence
 from numpyro_onestep.exploration import MOST_DIMENSIONS
 from numpyro_onestep.settings import Settings
+from numpyro_onestep.target.precision import LARGEST_GRAIN, grain
 from numpyro_onestep.training import TrainingResult
 
 # Mass expected beyond the heaviest draw, and weight on draws too heavy to be chosen once, that
@@ -158,6 +159,7 @@ def doubts(run: Any) -> list[Doubt]:
                     7,
                 )
             )
+    found += _grain_doubts(run)
     if evidence.resolution > _COARSE:
         found.append(
             Doubt(
@@ -171,6 +173,23 @@ def doubts(run: Any) -> list[Doubt]:
         )
     found += _training_doubts(training, evidence, bool(found))
     return sorted(found, key=lambda doubt: doubt.rank)
+
+
+def _grain_doubts(run: Any) -> list[Doubt]:
+    """Where the draws' own floats are too far apart for the posterior."""
+    if run.corrected is None:
+        return []
+    apart = grain(np.asarray(run.corrected.x))
+    if not apart.max() > LARGEST_GRAIN:
+        return []
+    name = run.problem.target.names()[int(np.argmax(apart))]
+    sign = f"neighbouring floats of {name} are {apart.max():.2g} standard deviations apart"
+    cause = (
+        f"Single precision cannot tell the values of {name} apart: {sign}. Subtract a constant "
+        "from the data, so that values are near zero; leave target_precision at 'auto', or use "
+        "64-bit floats (numpyro.enable_x64())."
+    )
+    return [Doubt(sign, cause, 2)]
 
 
 def _is_sound(evidence: Evidence) -> bool:

@@ -72,7 +72,7 @@ def precision_error(
             posterior (nats): then the half of the points of larger weight is compared, since far
             out the error is as large as the density is low, and of no consequence.
     """
-    grain = float(np.max(np.spacing(abs(x).mean(0)) / (x.std(0) + 1e-30)))
+    apart = float(np.max(grain(x)))
     u_single = np.asarray(energies(single, jnp.asarray(x)), np.float64)
     with numerics(double=True):
         u_double = np.asarray(energies(double, jnp.asarray(np.asarray(x, np.float64))))
@@ -80,12 +80,17 @@ def precision_error(
     lost = float(np.mean(~np.isfinite(u_single) & finite))
     both = np.isfinite(u_single) & finite
     if both.sum() < 2:
-        return PrecisionError(0.0, 0.0, lost, grain)
+        return PrecisionError(0.0, 0.0, lost, apart)
     off = u_single[both] - u_double[both]
     if log_q is not None:
         log_weight = (-u_double - np.asarray(log_q, np.float64))[both]
         off = off[np.argsort(-log_weight, kind="stable")[: -(-len(off) // 2)]]
-    return PrecisionError(float(off.mean()), float(off.std()), lost, grain)
+    return PrecisionError(float(off.mean()), float(off.std()), lost, apart)
+
+
+def grain(x: Float[Any, "n d"]) -> Float[np.ndarray, " d"]:
+    """How far neighbouring floats of the points' type are apart, in standard deviations."""
+    return np.spacing(abs(x).mean(0)) / (x.std(0, dtype=np.float64) + 1e-30)
 
 
 @compiled
