@@ -30,8 +30,8 @@ _BESIDE = (8.0, 16.0) * 5
 # So many descents are made in any case, the rest while they take less than this share of training.
 _FEWEST_DESCENTS = 8
 _LARGEST_SHARE = 0.05
-# A descent has arrived at a minimum where the slope, per unit of the base, is below this; in a neck
-# without an end it stays steep.
+# A descent has arrived at a minimum where the slope, per unit of the base and of the draws, is
+# below this; in a neck or a tail without an end it stays steep.
 _FLAT = 0.5
 _NUM_REFERENCE = 2000  # draws of the pool that distances are taken to
 _NUM_JUDGED = 500  # and others, at most a quarter of all, that say what distances are usual
@@ -79,14 +79,16 @@ def find_missed(
         return None
     if not isinstance(base, GaussianBase) or not np.isfinite(mean_energy):
         return None
-    factor = np.asarray(base.scale_tril, np.float64)
-    starts = _starts(start, base, stream(rng_key, "starts"))
-    ends, end_energies = _minima(potential, factor, starts, training_seconds)
     draws = np.asarray(x, np.float64)
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
-    if len(ends) == 0 or len(draws) < _FEWEST_DRAWS:
+    if len(draws) < _FEWEST_DRAWS:
         return None
     pool = _Cloud(draws, min(_NUM_JUDGED, len(draws) // 4))
+    scales = np.asarray(base.scale_tril, np.float64), pool.factor
+    starts = _starts(start, base, stream(rng_key, "starts"))
+    ends, end_energies = _minima(potential, scales, starts, training_seconds)
+    if len(ends) == 0:
+        return None
     d = draws.shape[1]
     hopeful = end_energies - mean_energy + d / 2 < _HOPELESS + d
     suspects = ends[hopeful & pool.away(ends)]
@@ -137,7 +139,7 @@ def _settled(potential: WhitenedPotential, x, rng_key: PRNGKeyArray, num_groups:
     return x, energy
 
 
-def _minima(potential: WhitenedPotential, scale_tril, starts, training_seconds: float):
+def _minima(potential: WhitenedPotential, scales, starts, training_seconds: float):
     """Ends of descents that arrived, and the energies there.
 
     One after the other, by the program that the base's own descent has left compiled: most take
@@ -150,7 +152,7 @@ def _minima(potential: WhitenedPotential, scale_tril, starts, training_seconds: 
             break
         end = descent(potential.potential, at)
         slope = np.asarray(end.gradient, np.float64)
-        if np.isfinite(slope).all() and np.linalg.norm(slope @ scale_tril) < _FLAT:
+        if all(np.linalg.norm(slope @ scale) < _FLAT for scale in scales):  # False for NaN
             ends.append(np.asarray(end.path)[-1])
             energies.append(float(end.energy))
     return np.reshape(ends, (len(ends), starts.shape[1])), np.asarray(energies)
@@ -190,7 +192,8 @@ class _Cloud:
         self.mean = draws.mean(0)
         covariance = np.atleast_2d(np.cov(draws.T))
         values, vectors = np.linalg.eigh(covariance)
-        self.root = vectors / np.sqrt(np.maximum(values, 1e-10 * values[-1]))
+        spread = np.sqrt(np.maximum(values, 1e-10 * values[-1]))
+        self.root, self.factor = vectors / spread, vectors * spread
         self.reference = self.whiten(draws[num_judged:])
         judged = self._distances(self.whiten(draws[:num_judged]))
         self.usual = np.quantile(judged, _USUAL)

@@ -43,6 +43,7 @@ class Problem:
     base_fit: Any = None  # a BaseFit
     is_double: bool = False  # in a session of single precision
     error: PrecisionError | None = None  # of single precision, why it is double
+    is_only_single: bool = False  # it cannot be traced in double precision
 
     def __getstate__(self):
         """Arrays as NumPy's, which keep their type in a session of another precision."""
@@ -77,7 +78,8 @@ class Problem:
     def line(self) -> str:
         """The precision, and why, in words."""
         if not self.is_double:
-            return str(self.start.dtype)
+            only = "; the model cannot be traced in float64" if self.is_only_single else ""
+            return f"{self.start.dtype}{only}"
         if self.error is None:
             return "float64, as asked for"
         if self.error.lost:

@@ -20,6 +20,7 @@ from numpyro_onestep._util.random import as_key, stream
 from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
 from numpyro_onestep.coverage import find_missed
+from numpyro_onestep.doubts import folds, is_good
 from numpyro_onestep.evidence import Evidence, draw_pool, summarise
 from numpyro_onestep.exploration import MOST_DIMENSIONS, explore, require_explorable
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
@@ -151,6 +152,7 @@ class OneStep(Results):
             clock = time.perf_counter()
             if settings.target_precision == "auto" and not is_double():
                 double = double_energy(target)
+                fitted = replace(fitted, is_only_single=double is None)
             if double is not None:
                 error = precision_at_base(fitted, double, stream(rng_key, "precision"))
                 _lap(seconds, "precision", clock)
@@ -241,7 +243,7 @@ class OneStep(Results):
             if trained.interrupted or _one_step_is_enough(run.evidence):
                 break
         best = max(attempts, key=_quality)
-        if not (best.training.bends or diagnostics.is_good(best)):
+        if not (best.training.bends or is_good(best)):
             # A mixture is near the target before any training, which an edge can only spoil.
             best = max(best, self._untrained(flow, problem, rng_key, seconds), key=_quality)
         return best
@@ -290,7 +292,7 @@ class OneStep(Results):
         if not math.isfinite(evidence.log_evidence):
             return True
         found = scan is not None and bool(scan.edge or scan.step)
-        return found and not diagnostics.is_good(run)
+        return found and not is_good(run)
 
     def _weigh(self, run: Run, rng_key: PRNGKeyArray) -> None:
         """Make the pool, and say what its weights are worth."""
@@ -343,7 +345,7 @@ def _one_step_is_enough(evidence: Evidence) -> bool:
 def _quality(run: Run) -> tuple[bool, float]:
     """By which one run is better than another: the ELBO of a map that folds is no bound."""
     assert run.evidence is not None
-    return not diagnostics.folds(run.evidence), run.evidence.elbo
+    return not folds(run.evidence), run.evidence.elbo
 
 
 def _mean_energy(run: Run) -> float:

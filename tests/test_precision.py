@@ -96,14 +96,17 @@ def test_double_precision_may_be_asked_for(x64_is_off):
     assert sampler.to_inference_data()["log_likelihood"]["y"].shape == (1, 500, 3)
 
 
-def test_a_model_that_fixes_its_types_stays_in_single_precision():
+def test_a_model_that_fixes_its_types_stays_in_single_precision(capsys):
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 10))
         start = jnp.zeros((), jnp.float32)
         total, _ = jax.lax.scan(lambda c, v: (c + (v - mu) ** 2, None), start, y)
         numpyro.factor("likelihood", -0.5 * total)
 
-    assert abs(float(run(model, jnp.ones(4)).get_samples()["mu"].mean()) - 0.9975) < 0.05
+    sampler = run(model, jnp.ones(4))
+    assert abs(float(sampler.get_samples()["mu"].mean()) - 0.9975) < 0.05
+    sampler.print_summary()
+    assert "float32; the model cannot be traced in float64" in capsys.readouterr().out
     with pytest.raises(ValueError, match="64-bit"):
         run(model, jnp.ones(4), target_precision="double")
 

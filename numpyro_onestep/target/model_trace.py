@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray
 from numpyro import handlers
 
 from numpyro_onestep.target.axes import Axes, axes_of
+from numpyro_onestep.target.log_space import is_in_log_space
 from numpyro_onestep.target.traced import TRACING
 
 
@@ -24,6 +25,7 @@ class Site(NamedTuple):
     is_delta: bool = False
     has_state: bool = False  # a value that must not change from call to call
     subsample: tuple[int, int] | None = None  # of a plate: how many of how many members it draws
+    is_in_log_space: bool = False  # its density is taken from the unconstrained value
     may_be_improper: bool = False  # a latent site whose prior says nothing, in part or in whole
 
 
@@ -42,6 +44,7 @@ def inspect_model(
             is_sample = site["type"] == "sample"
             is_observed = bool(is_sample and site["is_observed"])
             is_discrete = bool(is_sample and site["fn"].support.is_discrete)
+            is_latent = is_sample and not is_observed
             found.append(
                 Site(
                     name,
@@ -52,10 +55,11 @@ def inspect_model(
                     is_delta=is_sample and isinstance(site["fn"], dist.Delta),
                     has_state=_has_state(site),
                     subsample=_subsample(site),
-                    may_be_improper=is_sample and not is_observed and _may_be_improper(site["fn"]),
+                    is_in_log_space=is_latent and is_in_log_space(site),
+                    may_be_improper=is_latent and _may_be_improper(site["fn"]),
                 )
             )
-            if is_sample and not is_observed and not is_discrete:
+            if is_latent and not is_discrete:
                 unconstrained[name] = dist.biject_to(site["fn"].support).inv(site["value"])
         return unconstrained
 

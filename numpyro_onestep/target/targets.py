@@ -26,6 +26,7 @@ from numpyro_onestep.target.initial_point import (
     uniform_radius,
     uniform_start,
 )
+from numpyro_onestep.target.log_space import in_log_space
 from numpyro_onestep.target.model_trace import Site, inspect_model, refuse_unfit
 from numpyro_onestep.target.potential import Outcome, Potential, ravel, unraveller
 from numpyro_onestep.target.traced import TracedFunction, trace
@@ -126,7 +127,10 @@ class ModelTarget(AbstractTarget):
 
     def energy(self, values: PyTree) -> Float[Array, ""]:
         """Minus the log joint density."""
-        return jnp.asarray(potential_energy(self._seeded(), self.args, self.kwargs, values))
+        names = {site.name for site in self.sites if site.is_in_log_space}
+        model = in_log_space(self._seeded(), {k: v for k, v in values.items() if k in names})
+        rest = {k: v for k, v in values.items() if k not in names}
+        return jnp.asarray(potential_energy(model, self.args, self.kwargs, rest))
 
     def outcome(self, values: PyTree) -> Outcome:
         """Latent sites on their supports and deterministic sites, and the data under them."""

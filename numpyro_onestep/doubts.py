@@ -1,0 +1,316 @@
+"""What speaks against a result, each with its likeliest cause and a remedy."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numpyro_onestep._util.naming import flatten_names
+from numpyro_onestep.corrections.corrected import LARGEST_R_HAT, Corrected
+from numpyro_onestep.coverage import Missed
+from numpyro_onestep.evidence import Evidence
+from numpyro_onestep.exploration import MOST_DIMENSIONS
+from numpyro_onestep.target.precision import LARGEST_GRAIN, grain
+from numpyro_onestep.training import TrainingResult
+
+# Mass expected beyond the heaviest draw, and weight on draws too heavy to be chosen once, that
+# means and spreads do not show.
+_TAIL_MASS, _CAPPED = 0.02, 0.05
+# A pool worth less than this share of its draws, with a tail too heavy to smooth.
+_POOR_ESS = 0.1
+# A fold counts the weight around it twice: this much of it moves the log evidence by a few times
+# 0.001 nats, below its Monte Carlo error.
+_NEGLIGIBLE_FOLD = 1e-3
+# The log density may be known to this (nats): with the rounding of its sum that is some 0.1.
+_COARSE = 0.05
+# Draws whose density is not a number, a share of all: single ones are what rounding makes of a
+# Cholesky factor now and then.
+_NEGLIGIBLE_REJECTED = 1e-3
+# Training steps, a share of all, that met such a value among their draws.
+_NEGLIGIBLE_SKIPPED = 1e-2
+# Training that had to go on at less than this share of its learning rate may have stalled.
+_STANDSTILL = 0.1
+# Nats between ELBO and log evidence below which training has nothing left to do.
+_SMALL_GAP = 0.1
+# Mass that the draws may miss, over the mass they see: roughly estimated, so not too small.
+_NEGLIGIBLE_ODDS = 0.03
+
+
+class Doubt(NamedTuple):
+    """Something that speaks against a result."""
+
+    sign: str  # what was seen, in a few words
+    cause: str  # what it comes from if nothing likelier is seen, with the remedy
+    rank: int  # the lowest comes first
+
+
+def doubts(run: Any) -> list[Doubt]:
+    """All that speaks against the draws or the log evidence, the likeliest cause first."""
+    evidence, training, corrected, scan = run.evidence, run.training, run.corrected, run.scan
+    found: list[Doubt] = []
+    mixture = not training.bends
+    modes = _modes_remedy(run)
+    if scan is not None and scan.edge and not (_is_sound(evidence) and scan.off <= 1):
+        found.append(
+            Doubt(
+                f"the density ends in {scan.edge} where it is high",
+                f"The density has an edge: in {scan.edge} it is high up to a point, and zero "
+                "beyond, as that of a bound of the data is. No gradient shows an edge, so the flow "
+                f"cannot be trained to it. {modes}",
+                0,
+            )
+        )
+    if scan is not None and scan.step and not (_is_sound(evidence) and scan.off <= 1):
+        found.append(
+            Doubt(
+                f"the density jumps in {scan.step}",
+                f"The density has steps: in {scan.step} it jumps from one value to another, as at "
+                "a change point between two observations. No gradient shows a step, so the flow "
+                f"cannot be trained to it. Sum over the places of the step, or: {modes}",
+                1,
+            )
+        )
+    if scan is not None and scan.off > 1:
+        found.append(
+            Doubt(
+                f"redrawing {scan.where} from its conditional density changes the draws",
+                f"The draws of {scan.where} are not those of the model: along that coordinate the "
+                "density has mass in other places than the draws, in a narrow part or in another "
+                f"mode. {modes}",
+                3,
+            )
+        )
+    if not math.isfinite(evidence.log_evidence):
+        found.append(
+            Doubt(
+                "no draw has a density that is finite and not zero",
+                "No draw of the flow lies where the density is finite and not zero. Give run() "
+                "init_params= in a region of high density, and check the model for terms that are "
+                f"not finite. {modes}",
+                2,
+            )
+        )
+    scan_edge = scan is not None and scan.edge
+    share = evidence.num_not_a_number / max(evidence.num_draws, 1)
+    if share > _NEGLIGIBLE_REJECTED:
+        found.append(
+            Doubt(
+                f"the density is not a number at {share:.1%} of the draws",
+                f"The density is not a number at {share:.1%} of the flow's draws (in "
+                f"{run.problem.start.dtype}): any mass there is missing. Check the model "
+                "for overflow (exp of a wide parameter) and for matrices that are nearly "
+                "singular (add to their diagonal).",
+                4,
+            )
+        )
+    elif training.num_non_finite > _NEGLIGIBLE_SKIPPED * len(training.losses) and not scan_edge:
+        found.append(
+            Doubt(
+                f"{training.num_non_finite} training steps met a value that is not finite",
+                f"{training.num_non_finite} training steps met a value that is not finite: the "
+                "flow keeps away from where it is so, and any mass there is missing. Check the "
+                "model for overflow (exp of a wide parameter) and for matrices that are nearly "
+                "singular (add to their diagonal).",
+                4,
+            )
+        )
+    if folds(evidence):
+        folded = max(evidence.folded_share, evidence.folded_weight)
+        found.append(
+            Doubt(
+                f"the map folds at {folded:.2%} of the draws",
+                f"The map folds: its determinant is negative at {folded:.2%} of the draws or of "
+                "their weight, so two draws may share a point, and neither the ELBO nor the log "
+                "evidence is a bound. Take num_flow_steps=4, or a smaller learning_rate.",
+                6,
+            )
+        )
+    found += _tail_doubts(evidence, corrected, mixture)
+    if corrected is not None and corrected.r_hat is not None:
+        if not corrected.r_hat < LARGEST_R_HAT:
+            found.append(
+                Doubt(
+                    f"R-hat of the correcting chains is {corrected.r_hat:.3f}",
+                    f"R-hat of the correcting chains is {corrected.r_hat:.3f}, above "
+                    f"{LARGEST_R_HAT}: they have not mixed, so the draws may be wrong. Raise "
+                    "num_samples, or train longer (max_steps=).",
+                    7,
+                )
+            )
+        if corrected.divergences:
+            found.append(
+                Doubt(
+                    f"{corrected.divergences} transitions of the chains diverged",
+                    f"{corrected.divergences} of the correcting chains' transitions diverged, so "
+                    "part of the posterior may be missing. Train longer (max_steps=), or take "
+                    "num_flow_steps=4.",
+                    7,
+                )
+            )
+    found += _grain_doubts(run)
+    if evidence.resolution > _COARSE:
+        found.append(
+            Doubt(
+                f"neighbouring floats are {evidence.resolution:.2g} nats apart",
+                f"The log density is so large that neighbouring floats are "
+                f"{evidence.resolution:.2g} nats apart: weights, ELBO and log evidence are known "
+                "no better. Leave target_precision at 'auto', or use 64-bit floats "
+                "(numpyro.enable_x64()).",
+                5,
+            )
+        )
+    found += _training_doubts(training, evidence, bool(found))
+    return sorted(found, key=lambda doubt: doubt.rank)
+
+
+def _grain_doubts(run: Any) -> list[Doubt]:
+    """Where the draws' own floats are too far apart for the posterior."""
+    if run.corrected is None:
+        return []
+    apart = grain(np.asarray(run.corrected.x))
+    if not apart.max() > LARGEST_GRAIN:
+        return []
+    name = run.problem.target.names()[int(np.argmax(apart))]
+    sign = f"neighbouring floats of {name} are {apart.max():.2g} standard deviations apart"
+    cause = (
+        f"Single precision cannot tell the values of {name} apart: {sign}. Subtract a constant "
+        "from the data, so that values are near zero; leave target_precision at 'auto', or use "
+        "64-bit floats (numpyro.enable_x64())."
+    )
+    return [Doubt(sign, cause, 2)]
+
+
+def _is_sound(evidence: Evidence) -> bool:
+    """Whether the weights alone are as they should be."""
+    fine = math.isfinite(evidence.log_evidence) and not folds(evidence)
+    return fine and not _tail_doubts(evidence, None, False)
+
+
+def is_good(run: Any) -> bool:
+    """Whether weights, and what lines through the draws show, are as they should be."""
+    return _is_sound(run.evidence) and (run.scan is None or run.scan.off <= 1)
+
+
+def _tail_doubts(evidence: Evidence, corrected: Corrected | None, mixture: bool) -> list[Doubt]:
+    """Where the weights' tail may hold mass that matters."""
+    chains = corrected is not None and corrected.divergences is not None
+    k, limit = evidence.pareto_k, evidence.pareto_k_limit
+    gap = evidence.log_evidence - evidence.elbo
+    signs = []
+    if evidence.tail_mass > _TAIL_MASS or (k > limit and evidence.ess_share < _POOR_ESS):
+        signs.append(
+            f"Pareto k is {k:.2f}, and about {min(evidence.tail_mass, 1.0):.0%} of the mass is "
+            "expected beyond the heaviest draw"
+        )
+    elif not chains and evidence.doubtful and gap > _SMALL_GAP and k <= limit:
+        signs.append(
+            f"Pareto k is {k:.2f}, below {limit:.2f} by less than its standard error of "
+            f"{evidence.pareto_k_std_error:.2f}, at a gap of {gap:.2f} nats"
+        )
+    if corrected is not None and corrected.capped_share > _CAPPED:
+        signs.append(
+            f"{corrected.capped_share:.1%} of the weight lies on draws too heavy to be chosen once"
+        )
+    if corrected is not None and corrected.shift > 0:
+        signs.append(
+            "short Markov chains from the draws changed a standard deviation by "
+            f"{math.expm1(corrected.shift):.0%}"
+        )
+    if not signs:
+        return []
+    affected = "the log evidence" if chains else "the draws and the log evidence"
+    remedy = "Take correction='nuts', reparameterise the model (non-centred where groups hold few "
+    remedy += "data), or compare with NUTS."
+    if chains or mixture:
+        remedy = "Raise pool_size=, reparameterise the model, or compare with NUTS."
+    cause = (
+        "The flow gives a tail or a neck of the posterior too little mass: "
+        f"{'; '.join(signs)}. So {affected} may be wrong. {remedy}"
+    )
+    return [Doubt(signs[0], cause, 9)]
+
+
+def _training_doubts(training: TrainingResult, evidence: Evidence, already: bool) -> list[Doubt]:
+    """Where training had more to do, and a gap is left that it might have closed."""
+    gap = evidence.log_evidence - evidence.elbo
+    if not (already or gap > _SMALL_GAP) or training.interrupted or not len(training.losses):
+        return []
+    # A mixture is near the target before any training.
+    if training.pace < _STANDSTILL and (already or training.bends):
+        cause = (
+            "Steps that folded the map, or lost mass, were undone so often that training went on "
+            f"at {training.pace:.1%} of its learning rate, and may have stood still where it seems "
+            "to have converged. Take a smaller learning_rate or num_flow_steps=4, or "
+            "reparameterise the model."
+        )
+        return [Doubt(f"training went on at {training.pace:.1%} of its rate", cause, 5)]
+    if not training.judged:
+        cause = (
+            f"Training ended after {len(training.losses)} iterations, before its convergence could "
+            "be judged. Raise max_steps."
+        )
+        return [Doubt("training ended early", cause, 5)]
+    if training.still_rising:
+        cause = (
+            f"Training ended at max_steps while the ELBO was still rising (by "
+            f"{training.final_rise:.3f} nats over the last quarter). Raise max_steps."
+        )
+        return [Doubt("the ELBO was still rising", cause, 5)]
+    return []
+
+
+def _modes_remedy(run: Any) -> str:
+    if not run.training.bends:
+        return "Compare with NUTS from several starts, or with another key."
+    if run.problem.start.size > MOST_DIMENSIONS:
+        return "Compare with NUTS from several starts."
+    return "Take many_modes=True."
+
+
+def folds(evidence: Evidence) -> bool:
+    """Whether the map folds at more draws, or at more of their weight, than can be neglected."""
+    return max(evidence.folded_share, evidence.folded_weight) > _NEGLIGIBLE_FOLD
+
+
+def misses_modes(run: Any) -> bool:
+    """Whether modes were found that the draws do not reach.
+
+    The mass around a minimum that is a step of the density is no Gaussian's, and is not believed
+    where lines through the draws, which see steps, show nothing wrong.
+    """
+    if run.missed is None or run.missed.odds < _NEGLIGIBLE_ODDS:
+        return False
+    return not (run.scan is not None and run.scan.step and is_good(run))
+
+
+def missed_modes(run: Any) -> Doubt:
+    """Modes found without the flow that its draws do not reach: where, and how much they hold."""
+    missed: Missed = run.missed
+    share = missed.odds / (1 + missed.odds)
+    modes = "a mode" if missed.num_modes == 1 else f"{missed.num_modes} modes"
+    remedy = (
+        "Take many_modes=True."
+        if missed.where.size <= MOST_DIMENSIONS
+        else "Run again with init_params= there and compare the evidences, or with more data or "
+        "constraints that tell the modes apart."
+    )
+    sentence = (
+        f"Descents from scattered starts found {modes} that the draws do not reach, with about "
+        f"{share:.0%} of the mass; the heaviest at {_place(run, missed.where)}. The "
+        f"draws and the evidence are those of the rest of the posterior alone. {remedy}"
+    )
+    return Doubt(f"{modes} without draws", sentence, -1)
+
+
+def _place(run: Any, x: Any) -> str:
+    """A point by the sites in which it stands out from the draws, furthest first."""
+    at = flatten_names(run.problem.constrain(x[None]))
+    found = []
+    for name, draws in flatten_names(run.samples).items():
+        draws, value = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (draws, at[name]))
+        distance = abs(value[0] - draws.mean(0)) / (draws.std(0) + 1e-30)
+        index = int(np.argmax(distance))
+        label = name if draws.shape[1] == 1 else f"{name}[{index}]"
+        found.append((distance[index], f"{label} = {value[0, index]:.3g}"))
+    found.sort(reverse=True)
+    return ", ".join(text for _, text in found[:3])
