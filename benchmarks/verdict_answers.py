@@ -23,6 +23,7 @@ class Answer:
     log_evidence: float | None = None  # None where the density has no finite integral
     size: float = np.inf  # draws that the moments come from, where they do
     log_evidence_error: float = 0.0
+    is_proper: bool = True  # otherwise a site has no posterior, and any draws of it call for a word
 
 
 @dataclass(frozen=True)

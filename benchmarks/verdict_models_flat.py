@@ -1,7 +1,11 @@
 """What single precision can hardly hold, and directions that nothing holds.
 
-Where a flat direction makes the integral infinite, only the other quantities are judged.
+Where a flat direction makes the integral infinite the other quantities are judged, and a run that
+says nothing is wrong in silence. Values that a mask leaves out are another matter: nothing is asked
+of them.
 """
+
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -148,8 +152,11 @@ def _models():
     def only_seen(seen, y):
         return _mean_answer(y[seen])
 
+    def improper(y):
+        return replace(_mean_answer(y), is_proper=False)
+
     def without_prior(y):
-        return _mean_answer(y, np.inf)
+        return replace(_mean_answer(y, np.inf), is_proper=False)
 
     missing = x, seen, values
     return [
@@ -160,8 +167,8 @@ def _models():
         precise("dirichlet_0.1", _sparse_shares, (), p, _sparse_shares_answer),
         precise("ridge_1e-3", _ridge(1e-3), (sharp,), both, _ridge_answer(1e-3)),
         precise("ridge_1e-5", _ridge(1e-5), (sharp,), both, _ridge_answer(1e-5)),
-        flat("unused_real", _unused(real), (few,), mu, _mean_answer),
-        flat("unused_positive", _unused(positive), (few,), mu, _mean_answer),
+        flat("unused_real", _unused(real), (few,), mu, improper),
+        flat("unused_positive", _unused(positive), (few,), mu, improper),
         flat("difference_only", _difference, (few,), _difference_quantities, without_prior),
         flat("missing_mean", _missing_mean, (seen, values), mu, only_seen),
         flat("missing_line", _missing_line, missing, regression, _missing_line_answer),

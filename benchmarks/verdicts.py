@@ -162,6 +162,8 @@ def judge(case: Case, sampler: OneStep) -> dict:
         wrong_in.append("mean")
     if not np.all((log_sd_error <= sd_limit)[told]):
         wrong_in.append("sd")
+    if not answer.is_proper:
+        wrong_in.append("draws of no posterior")
     evidence_error = None
     if answer.log_evidence is not None:
         evidence_error = sampler.log_evidence - answer.log_evidence

@@ -104,14 +104,16 @@ def find_missed(
     for index in np.argsort(energy.mean(1)):
         if stayed[index].mean() < 0.5:
             continue  # the chains came back to the pool: no mode of its own
-        mean, spread = white[index].mean(0), white[index].std(0) + 1e-6
+        # Chains that came back are the pool's: with them the spread would be that of both.
+        stays = stayed[index]
+        mean, spread = white[index, stays].mean(0), white[index, stays].std(0) + 1e-6
         same = [np.mean(((mean - m) / s) ** 2) < _SAME_MODE**2 for m, s in modes]
         if any(same):
             times_found[same.index(True)] += 1
             continue
         modes.append((mean, spread))
         times_found.append(1)
-        log_odds = mean_energy - energy[index].mean() + np.log(spread).sum()
+        log_odds = mean_energy - energy[index, stays].mean() + np.log(spread).sum()
         odds += float(np.exp(np.clip(log_odds, -700, 50)))
         if log_odds > heaviest:
             heaviest, where = log_odds, suspects[index]

@@ -41,7 +41,7 @@ def check(run: Any) -> list[str]:
             f"A flat direction: nothing depends on {shown} (unconstrained), so the posterior has "
             "no scale there. The draws there are a standard normal's and mean nothing, and the log "
             "evidence is that of the rest, which is not affected. Remove the site, or give it a "
-            "proper prior; with obs_mask, sample the missing values alone."
+            "proper prior."
         )
     for site in run.problem.target.sites:
         if site.subsample:

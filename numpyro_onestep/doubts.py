@@ -13,9 +13,12 @@ from numpyro_onestep.exploration import MOST_DIMENSIONS
 from numpyro_onestep.target.precision import LARGEST_GRAIN, grain
 from numpyro_onestep.training import TrainingResult
 
-# Mass expected beyond the heaviest draw, and weight on draws too heavy to be chosen once, that
-# means and spreads do not show.
-_TAIL_MASS, _CAPPED = 0.02, 0.05
+# Mass expected beyond the heaviest draw that means and spreads do not show, where the weights are
+# uneven as well, by their ESS as a share of the draws or by the gap (nats). The expectation is an
+# extrapolation: where nothing else speaks for it, it has to be large.
+_TAIL_MASS, _UNEVEN_ESS, _UNEVEN_GAP, _LARGE_TAIL_MASS = 0.02, 0.6, 0.03, 0.25
+# Weight on draws too heavy to be chosen once that means and spreads do not show.
+_CAPPED = 0.05
 # A pool worth less than this share of its draws, with a tail too heavy to smooth.
 _POOR_ESS = 0.1
 # A fold counts the weight around it twice: this much of it moves the log evidence by a few times
@@ -197,7 +200,9 @@ def _tail_doubts(evidence: Evidence, corrected: Corrected | None, mixture: bool)
     k, limit = evidence.pareto_k, evidence.pareto_k_limit
     gap = evidence.log_evidence - evidence.elbo
     signs = []
-    if evidence.tail_mass > _TAIL_MASS or (k > limit and evidence.ess_share < _POOR_ESS):
+    uneven = evidence.ess_share < _UNEVEN_ESS or gap > _UNEVEN_GAP
+    heavy = evidence.tail_mass > (_TAIL_MASS if uneven else _LARGE_TAIL_MASS)
+    if heavy or (k > limit and evidence.ess_share < _POOR_ESS):
         signs.append(
             f"Pareto k is {k:.2f}, and about {min(evidence.tail_mass, 1.0):.0%} of the mass is "
             "expected beyond the heaviest draw"

@@ -30,6 +30,8 @@ _LARGEST_BATCH = 1000
 # Nats between the log evidence and the ELBO: where the gap is next to nothing, so is the mass that
 # any tail can lack.
 NEGLIGIBLE_GAP = 0.01
+# A tail of such a shape holds next to all the mass, whatever its scale.
+_HEAVIEST = 5.0
 # ArviZ's tail is the largest fifth at most, and wants five of them.
 _FEWEST_SMOOTHED = 25
 
@@ -238,7 +240,7 @@ def tail_mass(log_weights: Float[np.ndarray, " n"], k: float) -> float:
     """
     n = len(log_weights)
     num_tail = int(min(0.2 * n, 3 * math.sqrt(n)))  # as many as are smoothed
-    if num_tail < 5 or not math.isfinite(k):
+    if num_tail < 5 or not k < _HEAVIEST:
         return math.inf
     weights = np.exp(np.sort(log_weights)[-num_tail - 1 :])
     cut, excess = weights[0], float(np.median(weights[1:] - weights[0]))

@@ -77,6 +77,8 @@ def scan_lines(
         if found.off > worst.off:
             worst = worst._replace(off=found.off, where=found.where)
         worst = worst._replace(edge=worst.edge or found.edge, step=worst.step or found.step)
+        if not index:
+            begin = time.perf_counter()  # the first may have had a program to compile
     return worst
 
 

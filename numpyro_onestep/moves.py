@@ -29,6 +29,8 @@ _STEP_SIZES = (0.08, 0.45)
 _SMALLEST_SHIFT, _SUSPECTED, _PROVEN = 0.04, 2.5, 4.0
 # In many coordinates noise alone exceeds 2.5 errors somewhere: then what one run in ten would.
 _FALSE_ALARMS = 0.1
+# Interquartile ranges from the median, about eight standard deviations of a normal distribution.
+_REACH = 6.0
 
 
 class Moved(NamedTuple):
@@ -66,9 +68,14 @@ def spread_shift(before: Float[Array, "n d"], after: Float[Array, "n d"], errors
     """Largest change of a log standard deviation of at least so many standard errors, else zero.
 
     The standard error is that of the difference of two means over the same chains: a draw
-    contributes half its squared deviation, in units of the variance.
+    contributes half its squared deviation, in units of the variance.  Values far beyond the middle
+    half of the first draws count as if they were at the end of that range, since the spread of a
+    Cauchy distribution is noise.
     """
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    low, middle, high = np.quantile(old, [0.25, 0.5, 0.75], axis=0)
+    reach = _REACH * (high - low)
+    old, new = (np.clip(v, middle - reach, middle + reach) for v in (old, new))
     scale_old, scale_new = old.std(0), new.std(0)
     with np.errstate(divide="ignore", invalid="ignore"):  # a spread of zero shows nothing
         change = np.log(scale_new / scale_old)

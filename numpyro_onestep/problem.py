@@ -67,12 +67,18 @@ class Problem:
 
     @property
     def flat(self) -> list[str]:
-        """Coordinates that nothing depends on."""
+        """Coordinates that nothing depends on, but should.
+
+        Where NumPyro's `obs_mask` says that a value is known, it leaves the latent one unused: as
+        it should be, since the deterministic site has the known value there.
+        """
         completion = self.potential.completion
         if completion is None:
             return []
         names = self.target.names()
-        return [names[j] for j in np.flatnonzero(np.asarray(completion.flat))]
+        observed = {site.name for site in self.target.sites if site.is_observed}
+        flat = [names[j] for j in np.flatnonzero(np.asarray(completion.flat))]
+        return [name for name in flat if not _is_masked(name, observed)]
 
     @property
     def line(self) -> str:
@@ -88,6 +94,11 @@ class Problem:
             return f"float64, since float32 values are {self.error.grain:.2g} sd apart"
         off = max(abs(self.error.shift), self.error.spread)
         return f"float64, since float32 is off by {off:.2g} nats"
+
+
+def _is_masked(name: str, observed: set[str]) -> bool:
+    site, suffix, _ = name.partition("_unobserved")
+    return bool(suffix) and f"{site}_observed" in observed
 
 
 @compiled
