@@ -45,6 +45,9 @@ from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 _ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
 # Starts beside the first that the base's fit descends from.
 _MOST_OTHER_STARTS = 3
+# Where modes that the draws do not reach hold so many times their mass, the run was in the wrong
+# place, and is made again from the heaviest of these.
+_ELSEWHERE = 100.0
 
 
 class OneStep(Results):
@@ -133,7 +136,17 @@ class OneStep(Results):
         diagnostics.warn(messages, stacklevel=2)
 
     def _run(self, rng_key, args, kwargs, init_params) -> list[str]:
-        settings, seconds = self.settings, {}
+        seconds: dict[str, float] = {}
+        run = self._infer(rng_key, args, kwargs, init_params, seconds)
+        missed = run.missed
+        if missed is not None and missed.odds > _ELSEWHERE and not run.training.interrupted:
+            there = run.problem.target.unravelled(missed.where)
+            again = self._infer(stream(rng_key, "elsewhere"), args, kwargs, there, seconds)
+            self._last = run = max((run, again), key=_quality)
+        return run.messages
+
+    def _infer(self, rng_key, args, kwargs, init_params, seconds: dict[str, float]) -> Run:
+        settings = self.settings
         clock = time.perf_counter()
         target, potential, start = self._target(stream(rng_key, "start"), args, kwargs, init_params)
         if settings.many_modes:
@@ -179,7 +192,7 @@ class OneStep(Results):
                     again = self._untrained(flow, found, rng_key, seconds)
                     run = max((run, self._finish(again, rng_key)), key=_quality)
             self._last = run
-            return run.messages
+            return run
 
     def _compile_ahead(self, flow: FlowMap, problem: Problem, key) -> None:
         """Begin to compile in another thread what the run comes to by and by."""

@@ -78,6 +78,23 @@ def test_values_whose_floats_are_too_far_apart(given):
     assert mu.mean() == pytest.approx(y.mean(), abs=0.05)  # the data are in single precision
 
 
+def test_a_start_a_million_away_and_an_unknown_spread():
+    y = 1e6 + np.random.default_rng(0).normal(0, 10, 50)
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1e7))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(100.0))
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+    sampler = run(model, y)
+    mu = np.asarray(sampler.get_samples()["mu"], np.float64)
+    sigma = np.asarray(sampler.get_samples()["sigma"], np.float64)
+    # The spread is known to a tenth of itself, and HalfNormal(100) says next to nothing.
+    assert mu.mean() == pytest.approx(y.mean(), abs=0.3)
+    assert sigma.mean() == pytest.approx(y.std(ddof=1), rel=0.05)
+    assert mu.std() == pytest.approx(sigma.mean() / 50**0.5, rel=0.06)
+
+
 def test_single_precision_stays_where_it_is_enough(schools):
     assert schools.messages == []
     assert schools.sample(jr.key(0), 3)["mu"].dtype == jnp.float32
