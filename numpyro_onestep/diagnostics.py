@@ -40,8 +40,8 @@ def check(run: Any) -> list[str]:
         messages.append(
             f"A flat direction: nothing depends on {shown} (unconstrained), so the posterior has "
             "no scale there. The draws there are a standard normal's and mean nothing, and the log "
-            "evidence is that of the rest, which is not affected. Remove the site, or give it a "
-            "proper prior."
+            "evidence is that of the rest, which is not affected. Remove the site, fix one of "
+            "several, or give it a proper prior."
         )
     for site in run.problem.target.sites:
         if site.subsample:

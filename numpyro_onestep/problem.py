@@ -67,7 +67,7 @@ class Problem:
 
     @property
     def flat(self) -> list[str]:
-        """Coordinates that nothing depends on, but should.
+        """Coordinates, and sums of several, that nothing depends on, but should.
 
         Where NumPyro's `obs_mask` says that a value is known, it leaves the latent one unused: as
         it should be, since the deterministic site has the known value there.
@@ -78,7 +78,8 @@ class Problem:
         names = self.target.names()
         observed = {site.name for site in self.target.sites if site.is_observed}
         flat = [names[j] for j in np.flatnonzero(np.asarray(completion.flat))]
-        return [name for name in flat if not _is_masked(name, observed)]
+        flat = [name for name in flat if not _is_masked(name, observed)]
+        return flat + [_written(row, names) for row in np.asarray(completion.directions)]
 
     @property
     def line(self) -> str:
@@ -99,6 +100,13 @@ class Problem:
 def _is_masked(name: str, observed: set[str]) -> bool:
     site, suffix, _ = name.partition("_unobserved")
     return bool(suffix) and f"{site}_observed" in observed
+
+
+def _written(direction: Float[np.ndarray, " d"], names: list[str]) -> str:
+    """A direction as the sum that changes along it, its largest terms."""
+    largest = np.argsort(-abs(direction), kind="stable")[:3]
+    terms = [f"{direction[j]:+.2f} {names[j]}" for j in largest if abs(direction[j]) > 0.005]
+    return " ".join(terms) + " ..." * bool(np.sum(abs(direction) > 0.005) > 3)
 
 
 @compiled

@@ -116,6 +116,45 @@ def test_a_site_that_nothing_uses_is_named_and_left_out():
     assert abs(sampler.log_evidence - float(exact)) < 0.01
 
 
+FLAT = dist.ImproperUniform(dist.constraints.real, (), ())
+
+
+def difference(y):
+    a, b = numpyro.sample("a", FLAT), numpyro.sample("b", FLAT)
+    numpyro.deterministic("seen", a - b)
+    numpyro.sample("y", dist.Normal(a - b, 1), obs=y)
+
+
+def effects_and_intercept(y):
+    mu = numpyro.sample("mu", FLAT)
+    effects = numpyro.sample("effects", FLAT.expand([3]))
+    numpyro.deterministic("seen", mu + effects[0])
+    numpyro.sample("y", dist.Normal((mu + effects)[:, None], 1), obs=y * jnp.ones((3, 1)))
+
+
+@pytest.mark.parametrize("model", [difference, effects_and_intercept])
+def test_a_flat_direction_of_several_sites_is_named_and_left_out(model):
+    y = jnp.array([1.0, 2.0, 2.0, 3.0])
+    with pytest.warns(OneStepWarning, match="flat direction.* (a|mu)"):
+        sampler = run(model, y)
+    assert len(sampler.messages) == 1
+    seen = np.asarray(sampler.get_samples()["seen"])
+    assert abs(seen.mean() - 2) < MEAN_ERROR * 0.5
+    assert abs(np.log(seen.std() / 0.5)) < 0.06
+
+
+def test_a_wide_direction_is_no_flat_one():
+    # What a and b have in common is known to 3000, their difference to one.
+    def model():
+        a, b = numpyro.sample("a", FLAT), numpyro.sample("b", FLAT)
+        numpyro.factor("seen", -0.5 * (a - b) ** 2 - 0.5 * ((a + b) / 3000) ** 2)
+
+    sampler = run(model)
+    assert sampler.messages == []
+    exact = np.log(2 * np.pi * 3000 / 2)
+    assert abs(sampler.log_evidence - exact) < 0.02 + 4 * sampler.log_evidence_std_error
+
+
 def test_missing_values_given_by_a_mask():
     def model(y, is_known):
         mu = numpyro.sample("mu", dist.Normal(0, 5))

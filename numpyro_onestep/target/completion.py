@@ -1,9 +1,9 @@
 """Coordinates in which a density has no scale of its own, completed so that it can be normalised.
 
 **Flat.** Where nothing depends on a coordinate (an improper site that no other uses, values that
-`obs_mask` says are known), the density is the same from one infinity to the other.  It is
-multiplied by a standard normal density there: the other coordinates' posterior stays as it is, and
-the evidence is theirs.
+`obs_mask` says are known), the density is the same from one infinity to the other.  So it is along
+a direction, where only the difference of two such sites is seen.  It is multiplied by a standard
+normal density there: the posterior across the direction stays as it is, and the evidence is that.
 
 **Periodic.** An angle on the whole line, as `CircularReparam` makes it, has copies 2 pi apart
 without end.  The density is multiplied by
@@ -18,16 +18,22 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.random import numpy_generator
 
 PERIOD = 2 * math.pi
 # Copies on either side whose weight is more than nothing.
 _COPIES = 4
 _NUM_POINTS = 8
+# Directions are looked for among so many coordinates at most; a singular value of the gradients,
+# a row each and of length one, is zero below this, if steps of such lengths change nothing.
+_MOST_CANDIDATES = 512
+_ZERO = 1e-4
+_STEPS = (1.0, 1e2, 1e4)
 # A difference of two energies that rounding explains, in units of their size's precision.
 _ROUNDING = 64.0
 
@@ -38,6 +44,7 @@ class Completion(eqx.Module):
     flat: Bool[Array, " d"]
     periodic: Bool[Array, " d"]
     centre: Float[Array, " d"]
+    directions: Float[Array, "r d"]  # flat ones of more than one coordinate, orthonormal
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """What is added to U (nats)."""
@@ -49,7 +56,8 @@ class Completion(eqx.Module):
         window = 0.5 * t**2 + jax.nn.logsumexp(-0.5 * copies**2, axis=0)
         zero = jnp.zeros_like(x)
         added = jnp.where(self.flat, normal, zero) + jnp.where(self.periodic, window, zero)
-        return jnp.sum(added)
+        along = self.directions @ x
+        return jnp.sum(added) + jnp.sum(0.5 * along**2 + 0.5 * math.log(2 * math.pi))
 
 
 def find_completion(
@@ -65,31 +73,76 @@ def find_completion(
     """
     if not np.any(candidates):
         return None
-    flat, periodic = (np.asarray(v) & candidates for v in _probe(potential, start, rng_key))
-    periodic &= ~flat
-    if not (flat.any() or periodic.any()):
+    several = 2 <= np.sum(candidates) <= _MOST_CANDIDATES
+    rng = numpy_generator(rng_key)
+    shape = _NUM_POINTS + several * int(np.sum(candidates)), start.size
+    points = start + rng.uniform(-1.0, 1.0, shape).astype(start.dtype)
+    gradient, zero, periodic = (np.asarray(v) for v in _probe(potential, points))
+    flat = zero & candidates
+    periodic = periodic & candidates & ~flat
+    directions = np.zeros((0, start.size), start.dtype)
+    if several:
+        directions = _directions(potential, points[0], gradient, candidates & ~flat & ~periodic)
+    if not (flat.any() or periodic.any() or len(directions)):
         return None
-    centre = np.asarray(start)
-    return Completion(jnp.asarray(flat), jnp.asarray(periodic), jnp.asarray(centre))
+    parts = flat, periodic, np.asarray(start), directions
+    return Completion(*(jnp.asarray(part) for part in parts))
+
+
+def _directions(potential: Any, at: Any, gradient: Any, among: Any) -> Float[np.ndarray, "r d"]:
+    """Orthonormal directions along which no gradient has a part, and the density stays as it is."""
+    none = np.zeros((0, at.size), at.dtype)
+    slope = gradient[np.isfinite(gradient).all(1)][:, among].astype(np.float64)
+    length = np.linalg.norm(slope, axis=1, keepdims=True)
+    slope = (slope / np.where(length > 0, length, 1.0))[length[:, 0] > 0]
+    if among.sum() < 2 or len(slope) < among.sum():
+        return none
+    _, values, across = np.linalg.svd(slope, full_matrices=False)
+    found = np.zeros((int((values < _ZERO).sum()), at.size))
+    found[:, among] = across[values < _ZERO]
+    if not len(found):
+        return none
+    steps = np.concatenate([size * found for size in _STEPS] + [-size * found for size in _STEPS])
+    changed = np.asarray(_changed(potential, at, (at + steps).astype(at.dtype)))
+    kept = ~changed.reshape(2 * len(_STEPS), len(found)).any(0)
+    return found[kept].astype(at.dtype)
 
 
 @compiled
-def _probe(potential: Any, start: Float[Array, " d"], rng_key: PRNGKeyArray):
-    points = start + jr.uniform(rng_key, (_NUM_POINTS, start.size), start.dtype, -1.0, 1.0)
+def _probe(potential: Any, points: Float[Array, "n d"]):
+    """Gradients at the points, and the coordinates in which U is constant or periodic."""
 
     def at(x):
         energy, gradient = jax.value_and_grad(potential)(x)
+        return energy, jnp.where(jnp.isfinite(energy), gradient, jnp.nan)
+
+    def repeats(x):
+        energy, gradient = at(x)
         moved = jax.lax.map(lambda j: potential(x.at[j].add(PERIOD)), jnp.arange(x.size))
         # A period on moves the argument by a rounded amount: that costs what the slope makes of it.
-        grain = jnp.finfo(x.dtype).eps * (1 + jnp.abs(x))
-        slack = _ROUNDING * (jnp.abs(gradient) * grain + jnp.finfo(x.dtype).eps * jnp.abs(energy))
-        slack += _ROUNDING * jnp.finfo(x.dtype).eps
-        fine = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
-        return fine, gradient == 0, jnp.abs(moved - energy) < slack
+        return jnp.abs(moved - energy) < _slack(x, energy, jnp.abs(gradient) * (1 + jnp.abs(x)))
 
-    fine, zero, same = jax.vmap(at)(points)
-    counted = fine[:, None]
+    _, gradient = map_in_batches(at, points, 16)
     # Nothing is shown where no point has a finite density.
-    any_fine = jnp.any(fine)
-    every = (jnp.all(values | ~counted, axis=0) & any_fine for values in (zero, zero | same))
-    return tuple(every)
+    fine = jnp.all(jnp.isfinite(gradient), axis=1)
+    zero = jnp.all((gradient == 0) | ~fine[:, None], axis=0) & jnp.any(fine)
+    few, fine = points[:_NUM_POINTS], fine[:_NUM_POINTS, None]
+    same = jnp.all(jax.vmap(repeats)(few) | ~fine, axis=0) & jnp.any(fine)
+    return gradient, zero, same
+
+
+@compiled
+def _changed(potential: Any, x: Float[Array, " d"], points: Float[Array, "n d"]):
+    """Whether U at each point differs from that at x by more than rounding explains."""
+    energy, gradient = jax.value_and_grad(potential)(x)
+
+    def one(point):
+        size = jnp.sum(jnp.abs(gradient) * (1 + jnp.abs(point)))
+        return ~(jnp.abs(potential(point) - energy) < _slack(x, energy, size))
+
+    return map_in_batches(one, points, 16)
+
+
+def _slack(x, energy, size):
+    """A difference of energies that rounding explains (nats)."""
+    return _ROUNDING * jnp.finfo(x.dtype).eps * (1 + size + jnp.abs(energy))
