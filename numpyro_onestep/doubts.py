@@ -128,7 +128,7 @@ def doubts(run: Any) -> list[Doubt]:
                 6,
             )
         )
-    found += _tail_doubts(evidence, corrected, mixture)
+    found += _tail_doubts(evidence, corrected, mixture, modes)
     if corrected is not None and corrected.r_hat is not None:
         if not corrected.r_hat < LARGEST_R_HAT:
             found.append(
@@ -186,7 +186,7 @@ def _grain_doubts(run: Any) -> list[Doubt]:
 def _is_sound(evidence: Evidence) -> bool:
     """Whether the weights alone are as they should be."""
     fine = math.isfinite(evidence.log_evidence) and not folds(evidence)
-    return fine and not _tail_doubts(evidence, None, False)
+    return fine and not _tail_doubts(evidence)
 
 
 def is_good(run: Any) -> bool:
@@ -194,7 +194,9 @@ def is_good(run: Any) -> bool:
     return _is_sound(run.evidence) and (run.scan is None or run.scan.off <= 1)
 
 
-def _tail_doubts(evidence: Evidence, corrected: Corrected | None, mixture: bool) -> list[Doubt]:
+def _tail_doubts(
+    evidence: Evidence, corrected: Corrected | None = None, mixture: bool = False, modes: str = ""
+) -> list[Doubt]:
     """Where the weights' tail may hold mass that matters."""
     chains = corrected is not None and corrected.divergences is not None
     k, limit = evidence.pareto_k, evidence.pareto_k_limit
@@ -224,6 +226,14 @@ def _tail_doubts(evidence: Evidence, corrected: Corrected | None, mixture: bool)
     if not signs:
         return []
     affected = "the log evidence" if chains else "the draws and the log evidence"
+    if evidence.ess_share < _POOR_ESS and not chains and not mixture:
+        # On a ring and on labels that swap this helped, and chains in the flow's space did not.
+        cause = (
+            "The flow does not fit the posterior, which may have several modes or be bent like a "
+            f"ring: {'; '.join(signs)}, and the pool is worth {evidence.ess_share:.1%} of its "
+            f"draws. So {affected} may be wrong. {modes}"
+        )
+        return [Doubt(signs[0], cause, 8)]
     remedy = "Take correction='nuts', reparameterise the model (non-centred where groups hold few "
     remedy += "data), or compare with NUTS."
     if chains or mixture:

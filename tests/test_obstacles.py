@@ -103,9 +103,10 @@ def test_a_change_point():
     assert sampler.messages == []
 
 
-def test_a_site_that_nothing_uses_is_named_and_left_out():
+@pytest.mark.parametrize("support", [dist.constraints.real, dist.constraints.positive])
+def test_a_site_that_nothing_uses_is_named_and_left_out(support):
     def model(y):
-        numpyro.sample("spare", dist.ImproperUniform(dist.constraints.real, (), (2,)))
+        numpyro.sample("spare", dist.ImproperUniform(support, (), (2,)))
         mu = numpyro.sample("mu", dist.Normal(0, 5))
         numpyro.sample("y", dist.Normal(mu, 1), obs=y)
 

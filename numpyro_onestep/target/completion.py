@@ -4,6 +4,8 @@
 `obs_mask` says are known), the density is the same from one infinity to the other.  So it is along
 a direction, where only the difference of two such sites is seen.  It is multiplied by a standard
 normal density there: the posterior across the direction stays as it is, and the evidence is that.
+(Of an improper positive site that nothing uses, U falls by the Jacobian's one a unit without end:
+that slope is taken away first.)
 
 **Periodic.** An angle on the whole line, as `CircularReparam` makes it, has copies 2 pi apart
 without end.  The density is multiplied by
@@ -34,6 +36,8 @@ _NUM_POINTS = 8
 _MOST_CANDIDATES = 512
 _ZERO = 1e-4
 _STEPS = (1.0, 1e2, 1e4)
+# Along a coordinate of constant slope steps must not leave what floats hold of its exponential.
+_SHORT_STEPS = (1.0, 30.0)
 # A difference of two energies that rounding explains, in units of their size's precision.
 _ROUNDING = 64.0
 
@@ -42,13 +46,14 @@ class Completion(eqx.Module):
     """Which coordinates are completed, and how."""
 
     flat: Bool[Array, " d"]
+    slope: Float[Array, " d"]  # of U along the flat ones
     periodic: Bool[Array, " d"]
     centre: Float[Array, " d"]
     directions: Float[Array, "r d"]  # flat ones of more than one coordinate, orthonormal
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """What is added to U (nats)."""
-        normal = 0.5 * x**2 + 0.5 * math.log(2 * math.pi)
+        normal = 0.5 * x**2 + 0.5 * math.log(2 * math.pi) - self.slope * x
         t = x - self.centre
         # The window is about one period wide: only the copies near t matter.
         nearest = t - PERIOD * jnp.round(t / PERIOD)
@@ -74,25 +79,42 @@ def find_completion(
     if not np.any(candidates):
         return None
     several = 2 <= np.sum(candidates) <= _MOST_CANDIDATES
-    rng = numpy_generator(rng_key)
+    rng, at = numpy_generator(rng_key), np.asarray(start)
     shape = _NUM_POINTS + several * int(np.sum(candidates)), start.size
-    points = start + rng.uniform(-1.0, 1.0, shape).astype(start.dtype)
-    gradient, zero, periodic = (np.asarray(v) for v in _probe(potential, points))
-    flat = zero & candidates
+    points = at + rng.uniform(-1.0, 1.0, shape).astype(at.dtype)
+    gradient, periodic = (np.asarray(v) for v in _probe(potential, points))
+    gradient = gradient[np.isfinite(gradient).all(1)]
+    if not len(gradient):
+        return None  # nothing is shown where no point has a finite density
+    flat, slope = _flat(potential, at, gradient, candidates)
     periodic = periodic & candidates & ~flat
-    directions = np.zeros((0, start.size), start.dtype)
+    directions = np.zeros((0, at.size), at.dtype)
     if several:
-        directions = _directions(potential, points[0], gradient, candidates & ~flat & ~periodic)
+        directions = _directions(potential, at, gradient, candidates & ~flat & ~periodic)
     if not (flat.any() or periodic.any() or len(directions)):
         return None
-    parts = flat, periodic, np.asarray(start), directions
+    parts = flat, slope, periodic, at, directions
     return Completion(*(jnp.asarray(part) for part in parts))
+
+
+def _flat(potential: Any, at: Any, gradient: Any, among: Any):
+    """Coordinates along which the slope is the same everywhere, and it."""
+    slope = gradient[0]
+    rounding = 16 * np.finfo(at.dtype).eps * (1 + abs(slope))
+    flat = (abs(gradient - slope) <= rounding).all(0) & among
+    # A slope of exactly zero is no coincidence, and there may be thousands.
+    steep = np.flatnonzero(flat & (gradient != 0).any(0))
+    if len(steep):
+        along = np.zeros((len(steep), at.size))
+        along[np.arange(len(steep)), steep] = 1
+        flat[steep] = _stays(potential, at, along, slope[steep], _SHORT_STEPS)
+    return flat, np.where(flat, slope, 0).astype(at.dtype)
 
 
 def _directions(potential: Any, at: Any, gradient: Any, among: Any) -> Float[np.ndarray, "r d"]:
     """Orthonormal directions along which no gradient has a part, and the density stays as it is."""
     none = np.zeros((0, at.size), at.dtype)
-    slope = gradient[np.isfinite(gradient).all(1)][:, among].astype(np.float64)
+    slope = gradient[:, among].astype(np.float64)
     length = np.linalg.norm(slope, axis=1, keepdims=True)
     slope = (slope / np.where(length > 0, length, 1.0))[length[:, 0] > 0]
     if among.sum() < 2 or len(slope) < among.sum():
@@ -102,47 +124,56 @@ def _directions(potential: Any, at: Any, gradient: Any, among: Any) -> Float[np.
     found[:, among] = across[values < _ZERO]
     if not len(found):
         return none
-    steps = np.concatenate([size * found for size in _STEPS] + [-size * found for size in _STEPS])
-    changed = np.asarray(_changed(potential, at, (at + steps).astype(at.dtype)))
-    kept = ~changed.reshape(2 * len(_STEPS), len(found)).any(0)
+    kept = _stays(potential, at, found, np.zeros(len(found)), _STEPS)
     return found[kept].astype(at.dtype)
+
+
+def _stays(potential: Any, at: Any, along: Any, slope: Any, sizes: Any) -> Bool[np.ndarray, " n"]:
+    """Along which directions U changes by its slope alone, in steps to either side."""
+    signed = np.concatenate([sizes, np.negative(sizes)])
+    points = (at + signed[:, None, None] * along).reshape(-1, at.size).astype(at.dtype)
+    expected = (signed[:, None] * slope).ravel().astype(at.dtype)
+    changed = np.asarray(_changed(potential, at, points, expected))
+    return np.logical_not(changed.reshape(len(signed), len(along)).any(0))
 
 
 @compiled
 def _probe(potential: Any, points: Float[Array, "n d"]):
-    """Gradients at the points, and the coordinates in which U is constant or periodic."""
+    """Gradients at the points, NaN where U is not finite, and where U repeats itself."""
 
     def at(x):
         energy, gradient = jax.value_and_grad(potential)(x)
         return energy, jnp.where(jnp.isfinite(energy), gradient, jnp.nan)
 
     def repeats(x):
-        energy, gradient = at(x)
+        energy, gradient = jax.value_and_grad(potential)(x)
         moved = jax.lax.map(lambda j: potential(x.at[j].add(PERIOD)), jnp.arange(x.size))
         # A period on moves the argument by a rounded amount: that costs what the slope makes of it.
-        return jnp.abs(moved - energy) < _slack(x, energy, jnp.abs(gradient) * (1 + jnp.abs(x)))
+        same = jnp.abs(moved - energy) < _slack(energy, jnp.abs(gradient) * (1 + jnp.abs(x)))
+        return same | ~jnp.all(jnp.isfinite(gradient)) | ~jnp.isfinite(energy)
 
     _, gradient = map_in_batches(at, points, 16)
-    # Nothing is shown where no point has a finite density.
-    fine = jnp.all(jnp.isfinite(gradient), axis=1)
-    zero = jnp.all((gradient == 0) | ~fine[:, None], axis=0) & jnp.any(fine)
-    few, fine = points[:_NUM_POINTS], fine[:_NUM_POINTS, None]
-    same = jnp.all(jax.vmap(repeats)(few) | ~fine, axis=0) & jnp.any(fine)
-    return gradient, zero, same
+    return gradient, jnp.all(jax.vmap(repeats)(points[:_NUM_POINTS]), axis=0)
 
 
 @compiled
-def _changed(potential: Any, x: Float[Array, " d"], points: Float[Array, "n d"]):
-    """Whether U at each point differs from that at x by more than rounding explains."""
+def _changed(
+    potential: Any,
+    x: Float[Array, " d"],
+    points: Float[Array, "n d"],
+    expected: Float[Array, " n"],
+):
+    """Whether U at each point differs from that at x by more than expected and rounding explain."""
     energy, gradient = jax.value_and_grad(potential)(x)
 
-    def one(point):
+    def one(point_and_expected):
+        point, more = point_and_expected
         size = jnp.sum(jnp.abs(gradient) * (1 + jnp.abs(point)))
-        return ~(jnp.abs(potential(point) - energy) < _slack(x, energy, size))
+        return ~(jnp.abs(potential(point) - energy - more) < _slack(energy, size))
 
-    return map_in_batches(one, points, 16)
+    return map_in_batches(one, (points, expected), 16)
 
 
-def _slack(x, energy, size):
+def _slack(energy, size):
     """A difference of energies that rounding explains (nats)."""
-    return _ROUNDING * jnp.finfo(x.dtype).eps * (1 + size + jnp.abs(energy))
+    return _ROUNDING * jnp.finfo(energy.dtype).eps * (1 + size + jnp.abs(energy))
