@@ -154,7 +154,8 @@ def _minima(potential: WhitenedPotential, scales, starts, training_seconds: floa
             break
         end = descent(potential.potential, at)
         slope = np.asarray(end.gradient, np.float64)
-        if all(np.linalg.norm(slope @ scale) < _FLAT for scale in scales):  # False for NaN
+        fine = np.isfinite(slope).all()
+        if fine and all(np.linalg.norm(slope @ scale) < _FLAT for scale in scales):
             ends.append(np.asarray(end.path)[-1])
             energies.append(float(end.energy))
     return np.reshape(ends, (len(ends), starts.shape[1])), np.asarray(energies)

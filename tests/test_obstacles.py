@@ -33,6 +33,9 @@ def moments_1d(log_density, low, high):
     return np.log(parts[0]) + top, mean, (parts[2] / parts[0] - mean**2) ** 0.5
 
 
+# For posteriors that are normal, as the base is before any training.
+SHORT = {"max_steps": 200, "width": 16}
+
 # Means of 4000 draws are known to 0.016 standard deviations, spreads to 1% to 3%.
 MEAN_ERROR, SCALE_ERROR = 0.08, 0.1
 
@@ -111,7 +114,7 @@ def test_a_site_that_nothing_uses_is_named_and_left_out(support):
         numpyro.sample("y", dist.Normal(mu, 1), obs=y)
 
     with pytest.warns(OneStepWarning, match=r"flat direction.*spare\[0\], spare\[1\]"):
-        sampler = run(model, jnp.ones(3))
+        sampler = run(model, jnp.ones(3), **SHORT)
     assert len(sampler.messages) == 1
     exact = dist.MultivariateNormal(jnp.zeros(3), jnp.eye(3) + 25).log_prob(jnp.ones(3))
     assert abs(sampler.log_evidence - float(exact)) < 0.01
@@ -137,7 +140,7 @@ def effects_and_intercept(y):
 def test_a_flat_direction_of_several_sites_is_named_and_left_out(model):
     y = jnp.array([1.0, 2.0, 2.0, 3.0])
     with pytest.warns(OneStepWarning, match="flat direction.* (a|mu)"):
-        sampler = run(model, y)
+        sampler = run(model, y, **SHORT)
     assert len(sampler.messages) == 1
     seen = np.asarray(sampler.get_samples()["seen"])
     assert abs(seen.mean() - 2) < MEAN_ERROR * 0.5
@@ -150,7 +153,7 @@ def test_a_wide_direction_is_no_flat_one():
         a, b = numpyro.sample("a", FLAT), numpyro.sample("b", FLAT)
         numpyro.factor("seen", -0.5 * (a - b) ** 2 - 0.5 * ((a + b) / 3000) ** 2)
 
-    sampler = run(model)
+    sampler = run(model, **SHORT)
     assert sampler.messages == []
     exact = np.log(2 * np.pi * 3000 / 2)
     assert abs(sampler.log_evidence - exact) < 0.02 + 4 * sampler.log_evidence_std_error
@@ -163,7 +166,7 @@ def test_missing_values_given_by_a_mask():
             numpyro.sample("y", dist.Normal(mu, 1), obs=y, obs_mask=is_known)
 
     is_known = jnp.array([True, True, False, True])
-    sampler = run(model, jnp.array([1.0, 2.0, 0.0, 3.0]), is_known)
+    sampler = run(model, jnp.array([1.0, 2.0, 0.0, 3.0]), is_known, **SHORT)
     draws = sampler.get_samples()
     assert abs(float(draws["mu"].mean()) - 6 / 3.04) < 0.06
     assert abs(float(draws["y"][:, 2].mean()) - 6 / 3.04) < 0.1

@@ -1,6 +1,7 @@
 """A run sees what is there when it runs, wherever a model reads it from, and nothing older."""
 
 import copy
+import gc
 import pickle
 import threading
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pytest
 from numpyro import handlers
 
 from numpyro_onestep import OneStep
+from numpyro_onestep._util import compilation
 from tests.conftest import CompilationCounter
 
 QUICK = {
@@ -272,3 +274,23 @@ def test_strict_promotion_of_types_and_ranks_changes_nothing():
         sampler.to_inference_data()
         sampler.evaluate(jr.key(1), 1, 100)
         sampler.evidence_interval(jr.key(1), 2)
+
+
+def test_programs_of_models_long_gone_are_let_go(monkeypatch):
+    # A process has memory maps for some thousand programs, and ends where it has none left.
+    monkeypatch.setattr(compilation, "_MOST_PROGRAMS", 2)
+
+    @compilation.compiled
+    def times(x, number):
+        return number * x
+
+    def num_programs():
+        gc.collect()
+        return len(jax.devices()[0].client.live_executables())
+
+    for number in range(4):
+        times(jnp.ones(3), number)
+    before = num_programs()
+    compilation.forget_old_programs()
+    assert num_programs() <= before - 4
+    np.testing.assert_array_equal(times(jnp.ones(3), 2), 2 * np.ones(3))

@@ -19,9 +19,13 @@ import jax.numpy as jnp
 
 from numpyro_onestep._util.numerics import is_double, numerics
 
+# Programs that are kept for runs to come: some ten of each target, a few MB and sixty memory maps
+# each. The operating system allows 65,530 of these, and ends the process that asks for more.
+_MOST_PROGRAMS = 256
 _FAST_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
+_every: "list[compiled]" = []
 _other_thread = ThreadPoolExecutor(1, thread_name_prefix="compile")
 
 
@@ -33,6 +37,7 @@ class compiled:  # noqa: N801, it is used as a decorator
         self._on = cache(lambda backend: eqx.filter_jit(function, **_options(backend)))
         self._begun: list[Future] = []
         self._lock = threading.Lock()
+        _every.append(self)
 
     def __call__(self, *args, **kwargs) -> Any:
         """The function's value, once what `ahead` began is there."""
@@ -58,10 +63,27 @@ class compiled:  # noqa: N801, it is used as a decorator
         with self._lock:
             self._begun.append(_other_thread.submit(compile_it))
 
+    @property
+    def _cache(self) -> Any:
+        # Equinox has no name of its own for what it gives `jax.jit`.
+        return getattr(self._on(jax.default_backend()), "_cached", None)
+
     def _take_begun(self) -> list[Future]:
         with self._lock:  # two threads may run a sampler each
             begun, self._begun = self._begun, []
         return begun
+
+
+def forget_old_programs() -> None:
+    """Let go of all compiled programs where many are kept: what is still needed is compiled anew.
+
+    A loop over models would otherwise end in a process that the operating system stops.
+    """
+    caches = [one._cache for one in _every]
+    if sum(cache._cache_size() for cache in caches if cache is not None) > _MOST_PROGRAMS:
+        for cache in caches:
+            if cache is not None:
+                cache.clear_cache()
 
 
 def _configuration() -> dict[str, Any]:
