@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep import base, diagnostics, modes, training
-from numpyro_onestep._util.compilation import forget_old_programs
 from numpyro_onestep._util.numerics import is_double, numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key, stream
 from numpyro_onestep.base import LARGEST_MATCHED, best_base
@@ -132,7 +131,6 @@ class OneStep(Results):
             OneStepWarning: the result may be wrong; the message says why and what to do.
         """
         refuse_transformations((rng_key, args, kwargs, init_params))
-        forget_old_programs()
         with numerics():
             messages = self._run(as_key(rng_key), args, kwargs, init_params)
         diagnostics.warn(messages, stacklevel=2)

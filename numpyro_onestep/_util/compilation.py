@@ -26,6 +26,7 @@ _FAST_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_
 
 
 _every: "list[compiled]" = []
+_targets: set[str] = set()  # those that programs may be kept of
 _other_thread = ThreadPoolExecutor(1, thread_name_prefix="compile")
 
 
@@ -74,16 +75,20 @@ class compiled:  # noqa: N801, it is used as a decorator
         return begun
 
 
-def forget_old_programs() -> None:
-    """Let go of all compiled programs where many are kept: what is still needed is compiled anew.
+def make_room_for(target: str) -> None:
+    """Let go of all compiled programs where many are kept, and this target has none of them.
 
     A loop over models would otherwise end in a process that the operating system stops.
     """
+    if target in _targets:
+        return
     caches = [one._cache for one in _every]
     if sum(cache._cache_size() for cache in caches if cache is not None) > _MOST_PROGRAMS:
+        _targets.clear()
         for cache in caches:
             if cache is not None:
                 cache.clear_cache()
+    _targets.add(target)
 
 
 def _configuration() -> dict[str, Any]:

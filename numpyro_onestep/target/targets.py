@@ -17,6 +17,7 @@ from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from numpyro_onestep._util.compilation import make_room_for
 from numpyro_onestep._util.naming import flatten_names, label
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.target.initial_point import (
@@ -221,6 +222,7 @@ def model_target(
             key_start, model, args, kwargs, init_strategy, sorted(shapes)
         )
     potential = target.potential()
+    make_room_for(potential.energy.program.fingerprint)
     if init_params is not None:
         start = ravel(match(init_params, target.prototype))
         require_finite(potential, start)
@@ -265,5 +267,6 @@ def function_target(
             "Sum its terms over data and coordinates."
         )
     potential = target.potential()
+    make_room_for(potential.energy.program.fingerprint)
     require_finite(potential, start)
     return target, potential, start
