@@ -23,8 +23,9 @@ from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator
 
-_NUM_LINES = 128  # a coordinate, one through a draw each
+_FEWEST_LINES, _MOST_LINES = 32, 128  # a coordinate, one through a draw each
 _NUM_POINTS = 64  # a line
+_GROUP = 16  # lines that are looked at in one call
 # Coordinates in random order, until so many have been looked at or so much time is spent, in shares
 # of what training took.
 _MOST_COORDINATES = 64
@@ -65,34 +66,44 @@ def scan_lines(
     x = np.asarray(x)[np.isfinite(x).all(1)]
     if len(x) < _FEWEST_DRAWS:
         return None
-    rng, begin = numpy_generator(rng_key), time.perf_counter()
+    rng, budget = numpy_generator(rng_key), _LARGEST_SHARE * training_seconds
     worst = Scan(0.0, "", None, None)
+    num_lines = _affordable(potential, x, budget)
+    begin = time.perf_counter()
     for index, j in enumerate(rng.permutation(x.shape[1])[:_MOST_COORDINATES]):
-        late = time.perf_counter() - begin > _LARGEST_SHARE * training_seconds
-        if index and late:
+        if index and time.perf_counter() - begin > budget:
             break
         if np.ptp(x[:, j]) == 0:
             continue
-        found = _look_along(potential, x, int(j), rng, names[j])
+        found = _look_along(potential, x, int(j), num_lines, rng, names[j])
         if found.off > worst.off:
             worst = worst._replace(off=found.off, where=found.where)
         worst = worst._replace(edge=worst.edge or found.edge, step=worst.step or found.step)
-        if not index:
-            begin = time.perf_counter()  # the first may have had a program to compile
     return worst
 
 
-def _look_along(potential, x, j: int, rng: np.random.Generator, name: str) -> Scan:
+def _affordable(potential, x, budget: float) -> int:
+    """How many lines a coordinate let all coordinates be looked at within the budget (seconds)."""
+    few = x[:_GROUP], np.repeat(x[:_GROUP, :1], _NUM_POINTS, axis=1)
+    seconds = 0.0
+    for _ in range(2):  # the first time there may be a program to compile
+        begin = time.perf_counter()
+        _along(potential, *few, 0)
+        seconds = time.perf_counter() - begin
+    coordinates = min(x.shape[1], _MOST_COORDINATES)
+    groups = int(budget / (coordinates * seconds + 1e-9))
+    return int(np.clip(groups * _GROUP, _FEWEST_LINES, _MOST_LINES))
+
+
+def _look_along(potential, x, j: int, num: int, rng: np.random.Generator, name: str) -> Scan:
     column = x[:, j].astype(np.float64)
     low, high = column.min(), column.max()
     low, high = low - _BEYOND * (high - low), high + _BEYOND * (high - low)
-    draws = x[rng.choice(len(x), _NUM_LINES, replace=False)]
+    draws = x[rng.choice(len(x), num, replace=False)]
     # One point in each of equal intervals: points of a line are sorted, lines differ.
-    ticks = (np.arange(_NUM_POINTS) + rng.uniform(size=(_NUM_LINES, _NUM_POINTS))) / _NUM_POINTS
+    ticks = (np.arange(_NUM_POINTS) + rng.uniform(size=(num, _NUM_POINTS))) / _NUM_POINTS
     points = (low + (high - low) * ticks).astype(x.dtype)
-    energy, slope = (
-        np.asarray(v, np.float64) for v in _along(potential, draws, points, np.asarray(j))
-    )
+    energy, slope = _along(potential, draws, points, j)
     fine = np.isfinite(energy)
     log_density = np.where(fine, -energy, -np.inf)
     usable = fine.any(1)
@@ -156,20 +167,28 @@ def _is_step(potential, draws, interval, j: int) -> bool:
     """Whether the jumps stay as they are where one looks more closely, as steep slopes do not."""
     fractions = np.linspace(0, 1, _NUM_POINTS)
     fine = (interval[:, :1] + (interval[:, 1:] - interval[:, :1]) * fractions).astype(draws.dtype)
-    # The program is compiled for so many lines: some are looked at twice.
-    lines = np.resize(np.arange(len(draws)), _NUM_LINES)
-    energy, _ = (np.asarray(v) for v in _along(potential, draws[lines], fine[lines], np.asarray(j)))
+    energy, _ = _along(potential, draws, fine, j)
     with np.errstate(invalid="ignore"):
-        change = abs(np.diff(energy.astype(np.float64), axis=1))
+        change = abs(np.diff(energy, axis=1))
         whole = abs(energy[:, -1] - energy[:, 0])
     steps = (change.max(1) > _JUMP) & (change.max(1) > 0.5 * whole)
     return bool(steps.mean() > _MANY_LINES)
 
 
-@compiled
-def _along(potential: Any, x: Float[Array, "m d"], points: Float[Array, "m g"], j: Any):
+def _along(potential, draws, points, j: int) -> tuple[np.ndarray, np.ndarray]:
     """U and its slope along coordinate j, at the points of each draw's line."""
+    energy, slope = [], []
+    for begin in range(0, len(draws), _GROUP):
+        # The program is compiled for so many lines: some may be looked at twice.
+        lines = np.resize(np.arange(begin, min(begin + _GROUP, len(draws))), _GROUP)
+        found = _along_some(potential, draws[lines], points[lines], np.asarray(j))
+        for values, part in zip((energy, slope), found, strict=True):
+            values.append(np.asarray(part, np.float64)[: len(draws) - begin])
+    return np.concatenate(energy), np.concatenate(slope)
 
+
+@compiled
+def _along_some(potential: Any, x: Float[Array, "m d"], points: Float[Array, "m g"], j: Any):
     def one(draw_and_points):
         draw, ticks = draw_and_points
 
@@ -179,4 +198,5 @@ def _along(potential: Any, x: Float[Array, "m d"], points: Float[Array, "m g"], 
 
         return jax.vmap(at)(ticks)
 
-    return map_in_batches(one, (x, points), 16)
+    # A few at a time: with many rows of data more do not fit the processor's cache.
+    return map_in_batches(one, (x, points), 2)
