@@ -35,6 +35,8 @@ _NEGLIGIBLE_SKIPPED = 1e-2
 _STANDSTILL = 0.1
 # Nats between ELBO and log evidence below which training has nothing left to do.
 _SMALL_GAP = 0.1
+# A k that is only just below its limit matters where the gap is larger than this (nats).
+_DOUBTFUL_GAP = 0.2
 # Mass that the draws may miss, over the mass they see: roughly estimated, so not too small.
 _NEGLIGIBLE_ODDS = 0.03
 
@@ -209,7 +211,7 @@ def _tail_doubts(
             f"Pareto k is {k:.2f}, and about {min(evidence.tail_mass, 1.0):.0%} of the mass is "
             "expected beyond the heaviest draw"
         )
-    elif not chains and evidence.doubtful and gap > _SMALL_GAP and k <= limit:
+    elif not chains and evidence.doubtful and gap > _DOUBTFUL_GAP and k <= limit:
         signs.append(
             f"Pareto k is {k:.2f}, below {limit:.2f} by less than its standard error of "
             f"{evidence.pareto_k_std_error:.2f}, at a gap of {gap:.2f} nats"

@@ -37,6 +37,9 @@ _NUM_BINS = 20
 # Differences that count, of means and log standard deviations in units of the standard deviation,
 # and of shares; each by so many standard errors, since a thousand are looked at.
 _LARGEST_SHIFT, _LARGEST_LOG_SCALE, _LARGEST_SHARE_OFF, _ERRORS = 0.2, 0.25, 0.06, 6.0
+# Values further from the median than so many interquartile ranges, eight standard deviations of
+# a normal distribution, count as if they were as far.
+_REACH = 6.0
 # Nats below a line's highest density at which a point still matters.
 _DEEP = 8.0
 _NEAR_TOP = 3.0
@@ -84,7 +87,7 @@ def scan_lines(
 
 def _affordable(potential, x, budget: float) -> int:
     """How many lines a coordinate let all coordinates be looked at within the budget (seconds)."""
-    few = x[:_GROUP], np.repeat(x[:_GROUP, :1], _NUM_POINTS, axis=1)
+    few = x[:_GROUP], np.repeat(x[:_GROUP, :1], _NUM_POINTS + 1, axis=1)
     seconds = 0.0
     for _ in range(2):  # the first time there may be a program to compile
         begin = time.perf_counter()
@@ -103,25 +106,46 @@ def _look_along(potential, x, j: int, num: int, rng: np.random.Generator, name: 
     # One point in each of equal intervals: points of a line are sorted, lines differ.
     ticks = (np.arange(_NUM_POINTS) + rng.uniform(size=(num, _NUM_POINTS))) / _NUM_POINTS
     points = (low + (high - low) * ticks).astype(x.dtype)
-    energy, slope = _along(potential, draws, points, j)
+    own = draws[:, j, None]
+    energy, slope = _along(potential, draws, np.concatenate([own, points], axis=1), j)
     fine = np.isfinite(energy)
     log_density = np.where(fine, -energy, -np.inf)
-    usable = fine.any(1)
+    usable = fine[:, 1:].any(1)
     if not usable.any():
         return Scan(0.0, name, None, None)
-    log_density, slope, at = log_density[usable], slope[usable], points[usable].astype(np.float64)
-    weight = np.exp(log_density - logsumexp(log_density, axis=1, keepdims=True))
-    off = _difference(column, at, weight)
-    edge, suspect, interval = _obstacles(log_density, slope, at, energy[usable] == np.inf)
+    at = np.concatenate([own, points], axis=1)[usable].astype(np.float64)
+    off = _difference(column, at, _redrawn(log_density[usable]))
+    energy, slope, log_density, at = (
+        values[:, 1:] for values in (energy[usable], slope[usable], log_density[usable], at)
+    )
+    edge, suspect, interval = _obstacles(log_density, slope, at, energy == np.inf)
     step = suspect.mean() > _MANY_LINES and _is_step(potential, draws[usable], interval, j)
     return Scan(off, name, name if edge else None, name if step else None)
 
 
+def _redrawn(log_density):
+    """The weights of a line's points, the draw itself first, in its conditional distribution.
+
+    Where the draw outweighs all scattered points together, these are too far apart to see how wide
+    the density is around it, as in a funnel's neck: then it stays where it is.
+    """
+    own, others = log_density[:, :1], log_density[:, 1:]
+    total = logsumexp(others, axis=1, keepdims=True)
+    stays = own > total
+    with np.errstate(invalid="ignore"):
+        weight = np.where(stays, 0.0, np.exp(others - total))
+    return np.concatenate([stays, weight], axis=1)
+
+
 def _difference(column, at, weight) -> float:
     """The largest difference of the redrawn coordinate from the draws, in units of what counts."""
-    mean, scale = column.mean(), column.std()
-    first = np.sum(weight * (at - mean), 1) / scale
-    second = np.sum(weight * (at - mean) ** 2, 1) / scale**2
+    # The spread of a heavy tail is that of a few draws, which the lines may not pass through.
+    quarter, middle, three_quarters = np.quantile(column, [0.25, 0.5, 0.75])
+    reach = _REACH * (three_quarters - quarter)
+    near, at_near = (np.clip(values, middle - reach, middle + reach) for values in (column, at))
+    mean, scale = near.mean(), near.std() + 1e-30
+    first = np.sum(weight * (at_near - mean), 1) / scale
+    second = np.sum(weight * (at_near - mean) ** 2, 1) / scale**2
     new_scale = max(np.sqrt(max(second.mean() - first.mean() ** 2, 0.0)), 1e-12)
     root = len(first) ** 0.5
     found = [_counted(first.mean() / new_scale, first.std() / root / new_scale, _LARGEST_SHIFT)]
@@ -165,7 +189,7 @@ def _obstacles(log_density, slope, at, nothing):
 
 def _is_step(potential, draws, interval, j: int) -> bool:
     """Whether the jumps stay as they are where one looks more closely, as steep slopes do not."""
-    fractions = np.linspace(0, 1, _NUM_POINTS)
+    fractions = np.linspace(0, 1, _NUM_POINTS + 1)
     fine = (interval[:, :1] + (interval[:, 1:] - interval[:, :1]) * fractions).astype(draws.dtype)
     energy, _ = _along(potential, draws, fine, j)
     with np.errstate(invalid="ignore"):
