@@ -105,15 +105,15 @@ def _look_along(potential, x, j: int, num: int, rng: np.random.Generator, name: 
     draws = x[rng.choice(len(x), num, replace=False)]
     # One point in each of equal intervals: points of a line are sorted, lines differ.
     ticks = (np.arange(_NUM_POINTS) + rng.uniform(size=(num, _NUM_POINTS))) / _NUM_POINTS
-    points = (low + (high - low) * ticks).astype(x.dtype)
-    own = draws[:, j, None]
-    energy, slope = _along(potential, draws, np.concatenate([own, points], axis=1), j)
+    points = np.concatenate([draws[:, j, None], low + (high - low) * ticks], axis=1)
+    points = points.astype(x.dtype)  # the draw itself first
+    energy, slope = _along(potential, draws, points, j)
     fine = np.isfinite(energy)
     log_density = np.where(fine, -energy, -np.inf)
     usable = fine[:, 1:].any(1)
     if not usable.any():
         return Scan(0.0, name, None, None)
-    at = np.concatenate([own, points], axis=1)[usable].astype(np.float64)
+    at = points[usable].astype(np.float64)
     off = _difference(column, at, _redrawn(log_density[usable]))
     energy, slope, log_density, at = (
         values[:, 1:] for values in (energy[usable], slope[usable], log_density[usable], at)

@@ -29,6 +29,11 @@ def of_events():
     numpyro.sample("chi2", dist.Chi2(jnp.array([3.0, 5.0])))
 
 
+def drawn_several_times():
+    numpyro.sample("p", dist.Beta(2.0, 3.0), sample_shape=(4,))
+    numpyro.sample("q", dist.Dirichlet(jnp.array([1.0, 2.0, 3.0])), sample_shape=(2,))
+
+
 def scaled_and_masked():
     with handlers.scale(scale=0.5):
         p = numpyro.sample("p", dist.Beta(2.0, 3.0))
@@ -46,7 +51,9 @@ def in_a_scan():
     scan(step, jnp.ones(()), None, length=4)
 
 
-@pytest.mark.parametrize("model", [in_plates, of_events, scaled_and_masked, in_a_scan])
+@pytest.mark.parametrize(
+    "model", [in_plates, of_events, drawn_several_times, scaled_and_masked, in_a_scan]
+)
 def test_the_density_is_numpyros_where_floats_hold_the_value(model):
     with jax.enable_x64(True):
         target, potential, start = model_target(jr.key(0), model, (), {})

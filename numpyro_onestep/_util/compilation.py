@@ -82,12 +82,11 @@ def make_room_for(target: str) -> None:
     """
     if target in _targets:
         return
-    caches = [one._cache for one in _every]
-    if sum(cache._cache_size() for cache in caches if cache is not None) > _MOST_PROGRAMS:
+    caches = [one._cache for one in _every if one._cache is not None]
+    if sum(cache._cache_size() for cache in caches) > _MOST_PROGRAMS:
         _targets.clear()
         for cache in caches:
-            if cache is not None:
-                cache.clear_cache()
+            cache.clear_cache()
     _targets.add(target)
 
 

@@ -116,4 +116,4 @@ class _Known(dist.Distribution):
         """Of the unconstrained value (nats), the transform's Jacobian included."""
         density = _density(self._fn)
         assert density is not None
-        return jnp.broadcast_to(density(self._x), self.batch_shape)
+        return density(self._x)
