@@ -20,7 +20,7 @@ from benchmarks.methods import plain_nuts
 from benchmarks.models import POSTERIORS, Posterior
 from benchmarks.store import DOCS, Results, machines, table
 from numpyro_onestep import OneStep
-from numpyro_onestep.corrections.corrected import mixing
+from numpyro_onestep.corrections.base import mixing
 
 NAMES = ("funnel", "horseshoe", "eight_schools_centered")
 COLUMNS = {

@@ -25,8 +25,8 @@ from numpyro.infer.initialization import init_to_uniform
 from benchmarks.methods import plain_nuts
 from benchmarks.store import DOCS, Results, machines, table
 from numpyro_onestep import OneStep
-from numpyro_onestep.base import fit_base
-from numpyro_onestep.exploration import explore
+from numpyro_onestep.initialise.best_fit import fit_base
+from numpyro_onestep.multimodal.tempered_smc import explore
 from numpyro_onestep.target import model_target
 
 COLUMNS = {

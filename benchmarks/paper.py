@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.paper_targets import Target, right_share, targets
 from benchmarks.store import Results
 from numpyro_onestep import OneStep
-from numpyro_onestep.evidence_interval import evidence_interval
+from numpyro_onestep.importance.interval import evidence_interval
 
 NUM = 4000
 # Best published log Z or ELBO of other samplers, and what the paper itself lists (docs/method.md).

@@ -13,7 +13,7 @@ import time
 import jax.random as jr
 import numpy as np
 
-from numpyro_onestep.resampling import resample
+from numpyro_onestep.importance.resampling import resample
 
 POOL, NUM = 40_000, 4000
 STATISTICS = {

@@ -1,9 +1,9 @@
 """One-step flow inference for NumPyro: draws, an evidence that is a true bound, and diagnostics."""
 
 from numpyro_onestep.compare import Comparison, compare_with_nuts
-from numpyro_onestep.diagnostics import OneStepWarning
-from numpyro_onestep.evidence import Evidence
-from numpyro_onestep.evidence_interval import EvidenceInterval
+from numpyro_onestep.diagnostics.report import OneStepWarning
+from numpyro_onestep.importance.evidence import Evidence
+from numpyro_onestep.importance.interval import EvidenceInterval
 from numpyro_onestep.sampler import OneStep
 from numpyro_onestep.settings import Settings
 

@@ -12,7 +12,8 @@ from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import numerics
 from numpyro_onestep._util.random import numpy_generator
-from numpyro_onestep.base import BaseFit, descent
+from numpyro_onestep.flow.gaussian import WhitenedPotential
+from numpyro_onestep.initialise.best_fit import BaseFit, descent
 from numpyro_onestep.target import AbstractTarget, Potential
 from numpyro_onestep.target.completion import find_completion
 from numpyro_onestep.target.precision import (
@@ -24,7 +25,6 @@ from numpyro_onestep.target.precision import (
     precision_error,
 )
 from numpyro_onestep.target.traced import TracedFunction
-from numpyro_onestep.whitening import WhitenedPotential
 
 # Draws constrained at a time: bounds the memory that a model's deterministic sites may take.
 CONSTRAIN_BATCH = 1000

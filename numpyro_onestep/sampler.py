@@ -14,18 +14,21 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
-from numpyro_onestep import base, diagnostics, modes, training
 from numpyro_onestep._util.numerics import is_double, numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key, stream
-from numpyro_onestep.base import LARGEST_MATCHED, best_base
 from numpyro_onestep.corrections import correct
-from numpyro_onestep.coverage import find_missed
-from numpyro_onestep.doubts import folds, is_good
-from numpyro_onestep.evidence import Evidence, draw_pool, summarise
-from numpyro_onestep.exploration import MOST_DIMENSIONS, explore, require_explorable
+from numpyro_onestep.diagnostics import report as diagnostics
+from numpyro_onestep.diagnostics.coverage import find_missed
+from numpyro_onestep.diagnostics.doubts import folds, is_good
+from numpyro_onestep.diagnostics.line_scan import scan_lines
 from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
-from numpyro_onestep.line_scan import scan_lines
-from numpyro_onestep.mixture import fit_mixture
+from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
+from numpyro_onestep.importance.evidence import Evidence, draw_pool, summarise
+from numpyro_onestep.initialise import best_fit as base
+from numpyro_onestep.initialise.best_fit import LARGEST_MATCHED, best_base
+from numpyro_onestep.multimodal import modes
+from numpyro_onestep.multimodal.mixture_fit import fit_mixture
+from numpyro_onestep.multimodal.tempered_smc import MOST_DIMENSIONS, explore, require_explorable
 from numpyro_onestep.problem import (
     Problem,
     completed,
@@ -34,11 +37,11 @@ from numpyro_onestep.problem import (
     precision_at_base,
     precision_at_pool,
 )
-from numpyro_onestep.results import Results, Run
+from numpyro_onestep.result import Results, Run
 from numpyro_onestep.settings import Settings, make_settings
 from numpyro_onestep.target import AbstractTarget, Potential, function_target, model_target
 from numpyro_onestep.target.precision import double_energy
-from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
+from numpyro_onestep.training import loop as training
 
 # Where the step budget is free, one step more is tried if the weights are worth less than the first
 # share of the pool, or less than the second and Pareto k may be above its limit.

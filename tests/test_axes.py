@@ -15,7 +15,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer import log_likelihood as numpyro_log_likelihood
 from numpyro.infer.reparam import LocScaleReparam
 
-from numpyro_onestep.inference_data import build
+from numpyro_onestep.integrations.arviz import build
 from numpyro_onestep.target import Site, axes_of
 from tests.conftest import Pair
 

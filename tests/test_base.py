@@ -6,11 +6,11 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from numpyro_onestep.base import best_base, fit_base
-from numpyro_onestep.laplace import low_rank_laplace
-from numpyro_onestep.noise import standard_normal_log_density
+from numpyro_onestep.flow.base_distribution import standard_normal_log_density
+from numpyro_onestep.flow.gaussian import GaussianBase, LowRankBase, WhitenedPotential
+from numpyro_onestep.initialise.best_fit import best_base, fit_base
+from numpyro_onestep.initialise.laplace import low_rank_laplace
 from numpyro_onestep.target import Potential
-from numpyro_onestep.whitening import GaussianBase, LowRankBase, WhitenedPotential
 from tests.conftest import correlated_gaussian
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from numpyro_onestep._util.batching import map_in_batches
-from numpyro_onestep.evidence import (
+from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
+from numpyro_onestep.importance.evidence import (
     Evidence,
     Pool,
     draw,
@@ -16,7 +17,6 @@ from numpyro_onestep.evidence import (
     summarise,
 )
 from numpyro_onestep.target import Potential
-from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 from tests.conftest import correlated_gaussian, random_flow
 
 DIM = 3

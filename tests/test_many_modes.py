@@ -12,7 +12,7 @@ import pytest
 from scipy.integrate import quad
 
 from numpyro_onestep import OneStep, OneStepWarning
-from numpyro_onestep.modes import find_modes
+from numpyro_onestep.multimodal.modes import find_modes
 
 MEANS = 6.0 * jnp.array([[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)], jnp.float32)
 WEIGHTS = jnp.arange(1, 10) / 45

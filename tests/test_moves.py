@@ -2,9 +2,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from numpyro_onestep.moves import move, spread_shift
+from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
+from numpyro_onestep.mcmc.rejuvenation import move, spread_shift
 from numpyro_onestep.target import Potential
-from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 from tests.conftest import correlated_gaussian
 
 

@@ -6,7 +6,12 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
-from numpyro_onestep.noise import STANDARD_NORMAL, ProductMixture, ScaleMixture, normal_mixture
+from numpyro_onestep.flow.base_distribution import (
+    STANDARD_NORMAL,
+    ProductMixture,
+    ScaleMixture,
+    normal_mixture,
+)
 
 WEIGHTS = np.array([0.3, 0.7])
 LOC = np.array([[-3.0, 1.0], [2.0, 0.0]])

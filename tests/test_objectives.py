@@ -7,15 +7,15 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from numpyro_onestep.flow import FlowMap, StepJacobian, uniform_grid
-from numpyro_onestep.noise import standard_normal_log_density
-from numpyro_onestep.objectives import (
+from numpyro_onestep.flow.base_distribution import standard_normal_log_density
+from numpyro_onestep.training.objectives import (
     elbo_loss,
     path_loss,
     state_consistency_loss,
     volume_consistency_loss,
 )
-from numpyro_onestep.objectives.elbo import log_weight, path_gradient
-from numpyro_onestep.objectives.path import simulate
+from numpyro_onestep.training.objectives.elbo import log_weight, path_gradient
+from numpyro_onestep.training.objectives.path import simulate
 from tests.conftest import correlated_gaussian, random_flow
 
 DIM = 3

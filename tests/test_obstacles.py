@@ -11,8 +11,8 @@ from numpyro.infer.reparam import CircularReparam
 from scipy.integrate import quad
 
 from numpyro_onestep import OneStep, OneStepWarning
-from numpyro_onestep.evidence import tail_mass
-from numpyro_onestep.line_scan import scan_lines
+from numpyro_onestep.diagnostics.line_scan import scan_lines
+from numpyro_onestep.importance.evidence import tail_mass
 from numpyro_onestep.target import Potential
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numpyro_onestep.resampling import resample
+from numpyro_onestep.importance.resampling import resample
 
 
 def normalised(log_weights):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from numpyro_onestep.corrections.corrected import Corrected
+from numpyro_onestep.corrections.base import Corrected
+from numpyro_onestep.corrections.imh import independence_metropolis
 from numpyro_onestep.corrections.latent_nuts import latent_nuts
-from numpyro_onestep.corrections.metropolis import independence_metropolis
 from numpyro_onestep.corrections.psis import psis
 from numpyro_onestep.settings import Settings
 

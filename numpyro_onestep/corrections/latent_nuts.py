@@ -17,7 +17,7 @@ from jaxtyping import PRNGKeyArray
 from numpyro.infer import MCMC, NUTS
 
 from numpyro_onestep._util.random import numpy_generator, stream
-from numpyro_onestep.corrections.corrected import LARGEST_R_HAT, Corrected, mixing
+from numpyro_onestep.corrections.base import LARGEST_R_HAT, Corrected, mixing
 from numpyro_onestep.settings import Settings
 
 _NUM_CHAINS = 4

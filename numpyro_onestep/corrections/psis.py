@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from numpyro_onestep._util.batching import map_in_batches
-from numpyro_onestep.corrections.corrected import Corrected
-from numpyro_onestep.evidence import NEGLIGIBLE_GAP
-from numpyro_onestep.moves import move_until_level
-from numpyro_onestep.noise import NormalMixture
-from numpyro_onestep.resampling import MOST_FEATURES, resample
+from numpyro_onestep.corrections.base import Corrected
+from numpyro_onestep.flow.base_distribution import NormalMixture
+from numpyro_onestep.importance.evidence import NEGLIGIBLE_GAP
+from numpyro_onestep.importance.resampling import MOST_FEATURES, resample
+from numpyro_onestep.mcmc.rejuvenation import move_until_level
 from numpyro_onestep.settings import Settings
 
 # Weights with a heavier tail than this are helped by moves: k itself is known to 0.1 or so.

@@ -12,7 +12,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_onestep.flow import FlowMap
-from numpyro_onestep.objectives.state_consistency import dyadic_intervals
+from numpyro_onestep.training.objectives.state_consistency import dyadic_intervals
 
 
 def volume_consistency_loss(

@@ -11,15 +11,17 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.diagnostics import print_summary
 
-from numpyro_onestep import diagnostics, inference_data
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.naming import flatten_names
 from numpyro_onestep._util.numerics import numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key
 from numpyro_onestep.corrections import Corrected
-from numpyro_onestep.coverage import Missed
-from numpyro_onestep.evidence import (
+from numpyro_onestep.diagnostics import report as diagnostics
+from numpyro_onestep.diagnostics.coverage import Missed
+from numpyro_onestep.diagnostics.line_scan import Scan
+from numpyro_onestep.flow.gaussian import WhitenedPotential
+from numpyro_onestep.importance.evidence import (
     Evidence,
     Pool,
     draw,
@@ -27,14 +29,13 @@ from numpyro_onestep.evidence import (
     summarise,
     without_nan,
 )
-from numpyro_onestep.evidence_interval import EvidenceInterval, evidence_interval
-from numpyro_onestep.line_scan import Scan
+from numpyro_onestep.importance.interval import EvidenceInterval, evidence_interval
+from numpyro_onestep.integrations import arviz as inference_data
 from numpyro_onestep.problem import CONSTRAIN_BATCH, Problem, attached
 from numpyro_onestep.settings import Settings, as_count
 from numpyro_onestep.target import ModelTarget, Potential
 from numpyro_onestep.target.precision import energies
-from numpyro_onestep.training import TrainingResult
-from numpyro_onestep.whitening import WhitenedPotential
+from numpyro_onestep.training.loop import TrainingResult
 
 _FEWEST_SUMMARISED = 4  # NumPyro halves a chain, and asks each half for two
 

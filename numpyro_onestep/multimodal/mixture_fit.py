@@ -21,11 +21,16 @@ from sklearn.mixture import GaussianMixture
 
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
-from numpyro_onestep.base import BaseFit, noise_elbo
-from numpyro_onestep.exploration import Population
-from numpyro_onestep.noise import AbstractNoise, NormalMixture, ProductMixture, normal_mixture
+from numpyro_onestep.flow.base_distribution import (
+    AbstractNoise,
+    NormalMixture,
+    ProductMixture,
+    normal_mixture,
+)
+from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
+from numpyro_onestep.initialise.best_fit import BaseFit, noise_elbo
+from numpyro_onestep.multimodal.tempered_smc import Population
 from numpyro_onestep.target import Potential
-from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 _MOST_COMPONENTS = 256
 _MOST_COMPONENTS_EACH = 8  # of a coordinate

@@ -9,10 +9,10 @@ cause of all that is seen.
 import warnings
 from typing import Any
 
-from numpyro_onestep.corrections.corrected import Corrected
-from numpyro_onestep.doubts import doubts, missed_modes, misses_modes
+from numpyro_onestep.corrections.base import Corrected
+from numpyro_onestep.diagnostics.doubts import doubts, missed_modes, misses_modes
 from numpyro_onestep.settings import Settings
-from numpyro_onestep.training import TrainingResult
+from numpyro_onestep.training.loop import TrainingResult
 
 
 class OneStepWarning(UserWarning):

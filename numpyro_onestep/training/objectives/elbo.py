@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from numpyro_onestep.flow import FlowMap
-from numpyro_onestep.noise import STANDARD_NORMAL, AbstractNoise
+from numpyro_onestep.flow.base_distribution import STANDARD_NORMAL, AbstractNoise
 
 
 class PathGradient(NamedTuple):

@@ -17,11 +17,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy.spatial.distance import cdist
 
 from numpyro_onestep._util.random import numpy_generator, stream
-from numpyro_onestep.base import LARGEST_MATCHED, descent
-from numpyro_onestep.modes import unseen
-from numpyro_onestep.moves import move
+from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
+from numpyro_onestep.initialise.best_fit import LARGEST_MATCHED, descent
+from numpyro_onestep.mcmc.rejuvenation import move
+from numpyro_onestep.multimodal.modes import unseen
 from numpyro_onestep.target.precision import energies
-from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # Descents begin at these distances from where the model starts, and beside the base with one
 # coordinate moved by so many standard deviations to either side.

@@ -22,13 +22,13 @@ from scipy.special import logsumexp
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator, stream
-from numpyro_onestep.evidence import without_nan
-from numpyro_onestep.modes import Modes, find_modes
-from numpyro_onestep.moves import hamiltonian_steps
-from numpyro_onestep.noise import AbstractNoise, ScaleMixture, normal_mixture
-from numpyro_onestep.resampling import systematic
+from numpyro_onestep.flow.base_distribution import AbstractNoise, ScaleMixture, normal_mixture
+from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
+from numpyro_onestep.importance.evidence import without_nan
+from numpyro_onestep.importance.resampling import systematic
+from numpyro_onestep.mcmc.rejuvenation import hamiltonian_steps
+from numpyro_onestep.multimodal.modes import Modes, find_modes
 from numpyro_onestep.target import Potential
-from numpyro_onestep.whitening import GaussianBase, WhitenedPotential
 
 # The wide Gaussian is so much wider than the spread of the descents' ends, those at the modes than
 # Laplace's approximations.

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.laplace import (
+from numpyro_onestep.flow.gaussian import AbstractBase, GaussianBase, LowRankBase
+from numpyro_onestep.initialise.laplace import (
     gaussian_of_precision,
     low_rank_of_precision,
     no_directions,
     times_hessian,
 )
 from numpyro_onestep.target import Potential
-from numpyro_onestep.whitening import AbstractBase, GaussianBase, LowRankBase
 
 # Above so many dimensions no d x d matrix is formed: its factors would take minutes.
 LARGEST_FULL = 2048

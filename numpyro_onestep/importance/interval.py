@@ -16,11 +16,11 @@ from scipy.spatial.distance import cdist
 
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
-from numpyro_onestep.evidence import Evidence, Pool
 from numpyro_onestep.flow import FlowMap
+from numpyro_onestep.flow.gaussian import WhitenedPotential
 from numpyro_onestep.flow.inverse import invert
-from numpyro_onestep.moves import move
-from numpyro_onestep.whitening import WhitenedPotential
+from numpyro_onestep.importance.evidence import Evidence, Pool
+from numpyro_onestep.mcmc.rejuvenation import move
 
 _NUM_NEIGHBOURS = 4000
 

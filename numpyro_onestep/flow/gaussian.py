@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.noise import STANDARD_NORMAL, AbstractNoise
+from numpyro_onestep.flow.base_distribution import STANDARD_NORMAL, AbstractNoise
 
 
 class AbstractBase(eqx.Module):

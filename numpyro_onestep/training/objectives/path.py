@@ -19,7 +19,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_onestep.flow import FlowMap
-from numpyro_onestep.noise import standard_normal_log_density
+from numpyro_onestep.flow.base_distribution import standard_normal_log_density
 
 
 class Path(NamedTuple):

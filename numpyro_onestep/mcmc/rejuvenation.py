@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
-from numpyro_onestep.whitening import WhitenedPotential
+from numpyro_onestep.flow.gaussian import WhitenedPotential
 
 _LEAPFROG_STEPS = 8
 # Step sizes in whitened units vary from step to step: a neck needs small ones.

@@ -23,7 +23,7 @@ from scipy.special import logsumexp
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow import FlowMap
-from numpyro_onestep.whitening import WhitenedPotential, wide_scale
+from numpyro_onestep.flow.gaussian import WhitenedPotential, wide_scale
 
 # Larger batches are no faster.
 _LARGEST_BATCH = 1000

@@ -13,8 +13,8 @@ import jax.random as jr
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from numpyro_onestep.flow.gaussian import GaussianBase, LowRankBase
 from numpyro_onestep.target import Potential
-from numpyro_onestep.whitening import GaussianBase, LowRankBase
 
 # Curvature below which a direction counts as flat: a standard deviation of 100, in the model's
 # own units.

@@ -21,10 +21,14 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
-from numpyro_onestep.curvature import LARGEST_FULL, diagonal_match, towards_expected_curvature
-from numpyro_onestep.laplace import laplace, low_rank_laplace
+from numpyro_onestep.flow.gaussian import AbstractBase, GaussianBase, WhitenedPotential
+from numpyro_onestep.initialise.expected_curvature import (
+    LARGEST_FULL,
+    diagonal_match,
+    towards_expected_curvature,
+)
+from numpyro_onestep.initialise.laplace import laplace, low_rank_laplace
 from numpyro_onestep.target import Potential
-from numpyro_onestep.whitening import AbstractBase, GaussianBase, WhitenedPotential
 
 _DESCENT_STEPS = 100
 _LONG_DESCENT_STEPS = 500

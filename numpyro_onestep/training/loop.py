@@ -25,17 +25,17 @@ from tqdm.auto import tqdm
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.flow import FlowMap
-from numpyro_onestep.noise import StandardNormal
-from numpyro_onestep.objectives import (
+from numpyro_onestep.flow.base_distribution import StandardNormal
+from numpyro_onestep.flow.gaussian import WhitenedPotential, wide_scale
+from numpyro_onestep.settings import Settings
+from numpyro_onestep.training.objectives import (
     DrawWeights,
     elbo_loss,
     path_loss,
     state_consistency_loss,
     volume_consistency_loss,
 )
-from numpyro_onestep.settings import Settings
-from numpyro_onestep.stopping import FEWEST_STEPS, is_below, recent_rise
-from numpyro_onestep.whitening import WhitenedPotential, wide_scale
+from numpyro_onestep.training.stopping import FEWEST_STEPS, is_below, recent_rise
 
 Stage = Literal["distillation", "evidence"]
 

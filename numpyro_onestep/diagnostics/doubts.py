@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numpyro_onestep._util.naming import flatten_names
-from numpyro_onestep.corrections.corrected import LARGEST_R_HAT, Corrected
-from numpyro_onestep.coverage import Missed
-from numpyro_onestep.evidence import Evidence
-from numpyro_onestep.exploration import MOST_DIMENSIONS
+from numpyro_onestep.corrections.base import LARGEST_R_HAT, Corrected
+from numpyro_onestep.diagnostics.coverage import Missed
+from numpyro_onestep.importance.evidence import Evidence
+from numpyro_onestep.multimodal.tempered_smc import MOST_DIMENSIONS
 from numpyro_onestep.target.precision import LARGEST_GRAIN, grain
-from numpyro_onestep.training import TrainingResult
+from numpyro_onestep.training.loop import TrainingResult
 
 # Mass expected beyond the heaviest draw that means and spreads do not show, where the weights are
 # uneven as well, by their ESS as a share of the draws or by the gap (nats). The expectation is an

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from numpyro_onestep._util.compilation import compiled
-from numpyro_onestep.base import descend
-from numpyro_onestep.laplace import hessian
+from numpyro_onestep.initialise.best_fit import descend
+from numpyro_onestep.initialise.laplace import hessian
 from numpyro_onestep.target import Potential
 
 # Descents start this far from where the model starts, in every coordinate; those of later rounds

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from numpyro_onestep._util.random import numpy_generator
-from numpyro_onestep.corrections.corrected import Corrected, mixing
+from numpyro_onestep.corrections.base import Corrected, mixing
 from numpyro_onestep.settings import Settings
 
 _NUM_CHAINS = 4

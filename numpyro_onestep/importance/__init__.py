@@ -1,0 +1,1 @@
+"""Exact weights of draws, and what follows from them: evidence, smoothing, resampling."""

@@ -1,0 +1,1 @@
+"""Markov chains from many points at once."""

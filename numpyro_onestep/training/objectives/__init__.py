@@ -1,0 +1,14 @@
+"""The losses a flow is trained with, one a file."""
+
+from numpyro_onestep.training.objectives.elbo import DrawWeights, elbo_loss
+from numpyro_onestep.training.objectives.path import path_loss
+from numpyro_onestep.training.objectives.state_consistency import state_consistency_loss
+from numpyro_onestep.training.objectives.volume_consistency import volume_consistency_loss
+
+__all__ = [
+    "DrawWeights",
+    "elbo_loss",
+    "path_loss",
+    "state_consistency_loss",
+    "volume_consistency_loss",
+]
