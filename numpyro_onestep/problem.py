@@ -6,15 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import numerics
+from numpyro_onestep._util.pickling import ArraysAsNumpy
 from numpyro_onestep._util.random import numpy_generator
-from numpyro_onestep.flow.gaussian import WhitenedPotential
-from numpyro_onestep.initialise.best_fit import BaseFit, descent
-from numpyro_onestep.target import AbstractTarget, Potential
+from numpyro_onestep.importance.evidence import WeightedPool
+from numpyro_onestep.initialise.best_fit import Fit
+from numpyro_onestep.optimise.lbfgs import descent
+from numpyro_onestep.target import AbstractTarget, Potential, function_target, model_target
 from numpyro_onestep.target.completion import find_completion
 from numpyro_onestep.target.precision import (
     LARGEST_GRAIN,
@@ -26,44 +28,40 @@ from numpyro_onestep.target.precision import (
 )
 from numpyro_onestep.target.traced import TracedFunction
 
-# Draws constrained at a time: bounds the memory that a model's deterministic sites may take.
-CONSTRAIN_BATCH = 1000
-# Points that are evaluated in both precisions.
-_NUM_COMPARED = 256
+_NUM_COMPARED = 256  # points that are evaluated in both precisions
 
 
-@dataclass
-class Problem:
-    """The target, where to start, and the distribution that was fitted to it."""
+@dataclass(frozen=True)
+class Problem(ArraysAsNumpy):
+    """The target, traced, and a point to start from."""
 
     target: AbstractTarget
     potential: Potential
     start: Float[Any, " d"]
-    whitened: Any = None  # a WhitenedPotential, once the base is fitted
-    base_fit: Any = None  # a BaseFit
     is_double: bool = False  # in a session of single precision
-    error: PrecisionError | None = None  # of single precision, why it is double
+    error: PrecisionError | None = None  # of single precision, where that is why it is double
     is_only_single: bool = False  # it cannot be traced in double precision
-
-    def __getstate__(self):
-        """Arrays as NumPy's, which keep their type in a session of another precision."""
-        return jax.tree.map(lambda v: np.asarray(v) if _is_plain(v) else v, vars(self))
-
-    def __setstate__(self, state):
-        with numerics(state["is_double"]):
-            parts = ("potential", "whitened", "base_fit")
-            fitted = {name: jax.tree.map(jnp.asarray, state[name]) for name in parts}
-        vars(self).update(state | fitted)
 
     def constrain(self, x: Float[Any, "n d"]) -> PyTree:
         """Draws as the model's own sites, in the session's own precision."""
         with numerics(self.is_double):
-            draws = _constrain(self.potential, jnp.asarray(x))
-            if not self.is_double:
-                return draws
-            # NumPy's rounding: JAX warns of 64-bit arrays in a session without them.
-            rounded = jax.tree.map(lambda v: in_single(np.asarray(v)), draws)
-            return jax.tree.map(jnp.asarray, rounded)
+            draws = map_in_blocks(lambda rows: _constrain(self.potential, rows), x)
+            if self.is_double:
+                # NumPy's rounding: JAX warns of 64-bit arrays in a session without them.
+                draws = jax.tree.map(in_single, draws)
+            return jax.tree.map(jnp.asarray, draws)
+
+    def attached(self) -> "Problem":
+        """The same where it works; where it came out of a pickle, with its target traced again.
+
+        Raises:
+            RuntimeError: the model has changed since.
+        """
+        if not self.potential.is_detached:
+            return self
+        with numerics(self.is_double):
+            again = self.target.potential(self.start.dtype)
+            return replace(self, potential=self.potential.attached(again))
 
     @property
     def flat(self) -> list[str]:
@@ -93,7 +91,7 @@ class Problem:
             return f"float64, since float32 is not a number at {self.error.lost:.1%} of the points"
         if self.error.grain > LARGEST_GRAIN:
             return f"float64, since float32 values are {self.error.grain:.2g} sd apart"
-        off = max(abs(self.error.shift), self.error.spread)
+        off = max(abs(self.error.shift), self.error.deviation)
         return f"float64, since float32 is off by {off:.2g} nats"
 
 
@@ -109,16 +107,54 @@ def _written(direction: Float[np.ndarray, " d"], names: list[str]) -> str:
     return " ".join(terms) + " ..." * bool(np.sum(abs(direction) > 0.005) > 3)
 
 
+def problem_of_model(
+    rng_key: PRNGKeyArray, model: Any, args: tuple, kwargs: dict, start: PyTree, init_strategy: Any
+) -> Problem:
+    """The problem of a model with its arguments, which nobody can change any more.
+
+    Args:
+        rng_key: a JAX random key.
+        model: a NumPyro model.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        start: unconstrained values to start from, or None.
+        init_strategy: where to start otherwise.
+
+    Raises:
+        ValueError: as `model_target`.
+    """
+    try:
+        own, named = _own(np.array, args, kwargs)
+        return Problem(*model_target(rng_key, model, own, named, start, init_strategy))
+    except jax.errors.TracerArrayConversionError:
+        # NumPyro checks NumPy's arrays with NumPy, where a support depends on a site.
+        own, named = _own(jnp.asarray, args, kwargs)
+        return Problem(*model_target(rng_key, model, own, named, start, init_strategy))
+
+
+def problem_of_function(potential_fn: Any, args: tuple, kwargs: dict, start: PyTree) -> Problem:
+    """The problem of a potential function, which takes no arguments but the values.
+
+    Raises:
+        ValueError: there are arguments, or as `function_target`.
+    """
+    if args or kwargs:
+        raise ValueError(
+            "run() passes its arguments to the model, but this sampler has a potential_fn, "
+            "which takes none: bind them first, with functools.partial say."
+        )
+    return Problem(*function_target(potential_fn, start))
+
+
+def _own(copy: Any, *arguments: Any) -> Any:
+    """Arguments with NumPy's arrays as copies."""
+    return jax.tree.map(lambda v: copy(v) if isinstance(v, np.ndarray) else v, arguments)
+
+
 @compiled
 def _constrain(potential: Potential, x: Float[Array, "n d"]) -> PyTree:
     """Unconstrained draws as the model's own sites."""
-    return map_in_batches(potential.constrain, x, CONSTRAIN_BATCH)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it is an array of JAX's that NumPy has a type for: random keys are none."""
-    is_array = isinstance(value, jax.Array)
-    return is_array and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    return map_in_batches(potential.constrain, x)
 
 
 def completed(problem: Problem, rng_key: Any) -> Problem:
@@ -136,7 +172,7 @@ def completed(problem: Problem, rng_key: Any) -> Problem:
 def in_double_precision(
     problem: Problem, why: PrecisionError | None = None, required: bool = False
 ) -> Problem:
-    """The problem with its target in double precision, nothing fitted yet.
+    """The problem with its target in double precision.
 
     Raises:
         ValueError: `required`, and the model cannot be traced in double precision.
@@ -158,38 +194,38 @@ def in_double_precision(
     return Problem(problem.target, potential, start, is_double=True, error=why)
 
 
-def fitted_in_double_precision(problem: Problem, error: PrecisionError) -> Problem:
-    """The problem with its target in double precision, the fit kept as it is."""
-    again = in_double_precision(problem, error)
-    if not again.is_double:
-        return problem
+def fit_in_double_precision(fit: Fit) -> Fit:
+    """A fit with its numbers in double precision, otherwise as it is."""
     with numerics(double=True):
-        base, noise = in_double((problem.whitened.base, problem.whitened.noise))
-    whitened = WhitenedPotential(again.potential, base, noise)
-    return replace(again, whitened=whitened, base_fit=BaseFit(base, problem.base_fit.elbo))
+        preconditioner, base = in_double((fit.preconditioner, fit.base))
+    return fit._replace(preconditioner=preconditioner, base=base)
 
 
-def precision_at_base(problem: Problem, double: TracedFunction, rng_key: Any) -> PrecisionError:
-    """What single precision costs at draws of the fitted base."""
-    x, log_q = (np.asarray(v) for v in _base_draws(problem.whitened, rng_key))
+def precision_at_fit(
+    problem: Problem, fit: Fit, double: TracedFunction, rng_key: Any
+) -> PrecisionError:
+    """What single precision costs at draws of the fitted distribution."""
+    x, log_q = (np.asarray(v) for v in _fitted_draws(fit, rng_key))
     return precision_error(problem.potential, double, x, log_q)
 
 
 @compiled
-def _base_draws(whitened: WhitenedPotential, rng_key: Any):
-    z = whitened.sample_noise(rng_key, _NUM_COMPARED)
-    log_q = jax.vmap(whitened.noise.log_density)(z) - whitened.base.log_det
-    return jax.vmap(whitened.base.unwhiten)(z), log_q
+def _fitted_draws(fit: Fit, rng_key: Any):
+    z = fit.base.sample(rng_key, _NUM_COMPARED, fit.preconditioner.loc)
+    log_q = jax.vmap(fit.base.log_density)(z) - fit.preconditioner.log_det
+    return jax.vmap(fit.preconditioner.unwhiten)(z), log_q
 
 
-def precision_at_pool(run: Any, double: TracedFunction, rng_key: Any) -> PrecisionError:
+def precision_at_pool(
+    problem: Problem, weighted: WeightedPool, double: TracedFunction, rng_key: Any
+) -> PrecisionError:
     """What single precision costs at draws of the posterior.
 
     Of the draws without a density those are looked at that double precision may give one.
     """
-    pool, problem = run.pool, run.problem
+    pool, smoothed = weighted.pool, weighted.smoothed_log_weights
     rng = numpy_generator(rng_key)
-    weights = np.where(np.isfinite(run.smoothed), np.exp(run.smoothed), 0.0)
+    weights = np.where(np.isfinite(smoothed), np.exp(smoothed), 0.0)
     error = PrecisionError(0.0, 0.0, 0.0)
     if weights.sum() > 0:
         chosen = rng.choice(len(weights), _NUM_COMPARED, p=weights / weights.sum())
@@ -198,21 +234,6 @@ def precision_at_pool(run: Any, double: TracedFunction, rng_key: Any) -> Precisi
     if len(bad):
         with numerics(double=True):
             some = rng.choice(bad, _NUM_COMPARED)
-            x = jnp.asarray(np.asarray(pool.x[some], np.float64))
-            found = np.isfinite(np.asarray(energies(double, x))).mean()
+            found = np.isfinite(energies(double, np.asarray(pool.x[some], np.float64))).mean()
         error = error._replace(lost=float(found) * len(bad) / len(pool.x))
     return error
-
-
-def attached(problem: Problem) -> Problem:
-    """A problem that came out of a pickle, with its target traced again.
-
-    Raises:
-        RuntimeError: the model has changed since.
-    """
-    with numerics(problem.is_double):
-        again = problem.target.potential(problem.start.dtype)
-        potential = problem.potential.attached(again)
-        old = problem.whitened
-        whitened = WhitenedPotential(potential, old.base, old.noise)
-        return replace(problem, potential=potential, whitened=whitened)

@@ -1,64 +1,41 @@
-"""`OneStep`: the inference class.  It assembles the other files and holds no mathematics."""
+"""`OneStep`: the inference class, and how its results are read."""
 
-import math
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
-from itertools import chain
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Float, PRNGKeyArray, PyTree
+from numpyro.diagnostics import print_summary
 from numpyro.infer.initialization import init_to_uniform
 
-from numpyro_onestep._util.numerics import is_double, numerics, refuse_transformations
-from numpyro_onestep._util.random import as_key, stream
-from numpyro_onestep.corrections import correct
-from numpyro_onestep.diagnostics import report as diagnostics
-from numpyro_onestep.diagnostics.coverage import find_missed
-from numpyro_onestep.diagnostics.doubts import folds, is_good
-from numpyro_onestep.diagnostics.line_scan import scan_lines
-from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
-from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
-from numpyro_onestep.importance.evidence import Evidence, draw_pool, summarise
-from numpyro_onestep.initialise import best_fit as base
-from numpyro_onestep.initialise.best_fit import LARGEST_MATCHED, best_base
-from numpyro_onestep.multimodal import modes
-from numpyro_onestep.multimodal.mixture_fit import fit_mixture
-from numpyro_onestep.multimodal.tempered_smc import MOST_DIMENSIONS, explore, require_explorable
-from numpyro_onestep.problem import (
-    Problem,
-    completed,
-    fitted_in_double_precision,
-    in_double_precision,
-    precision_at_base,
-    precision_at_pool,
-)
-from numpyro_onestep.result import Results, Run
-from numpyro_onestep.settings import Settings, make_settings
-from numpyro_onestep.target import AbstractTarget, Potential, function_target, model_target
-from numpyro_onestep.target.precision import double_energy
-from numpyro_onestep.training import loop as training
+from numpyro_onestep._util.naming import flatten_names
+from numpyro_onestep._util.numerics import numerics, refuse_transformations
+from numpyro_onestep._util.random import as_key
+from numpyro_onestep.corrections import correction_of
+from numpyro_onestep.diagnostics import report
+from numpyro_onestep.flow import FlowDistribution, FlowTransform
+from numpyro_onestep.importance.evidence import Evidence, weigh
+from numpyro_onestep.importance.interval import EvidenceInterval, evidence_interval
+from numpyro_onestep.importance.pool import Pool, draw, draw_pool
+from numpyro_onestep.importance.psis import without_nan
+from numpyro_onestep.inference import Inference
+from numpyro_onestep.problem import Problem, problem_of_function, problem_of_model
+from numpyro_onestep.result import Result, Trained
+from numpyro_onestep.settings import Settings, as_count
+from numpyro_onestep.target import ModelTarget
 
-# Where the step budget is free, one step more is tried if the weights are worth less than the first
-# share of the pool, or less than the second and Pareto k may be above its limit.
-_ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
-# Starts beside the first that the base's fit descends from.
-_MOST_OTHER_STARTS = 3
-# Where modes that the draws do not reach hold so many times their mass, the run was in the wrong
-# place, and is made again from the heaviest of these.
-_ELSEWHERE = 100.0
+_FEWEST_SUMMARISED = 4  # NumPyro halves a chain, and asks each half for two
+_RENAMED = {"base_elbo": "initial_elbo", "folded_share": "folded_fraction"}
 
 
-class OneStep(Results):
+class OneStep:
     """Posterior draws in one network evaluation each, with an evidence that is a true bound.
 
     Used as `numpyro.infer.MCMC` is: construct with a model, `run` with a key and the model's
-    arguments, `get_samples`.  `run` fits a Gaussian base, trains a one-step flow on the model's
-    own log density, weighs a pool of draws by their exact density and resamples it.
+    arguments, `get_samples`.  `run` fits a Gaussian preconditioner, trains a one-step flow on the
+    model's own log density, weighs a pool of draws by their exact density and resamples it.
 
     Args:
         model: a NumPyro model with continuous latent sites.
@@ -103,8 +80,9 @@ class OneStep(Results):
         self.model = model
         self.potential_fn = potential_fn
         self.init_strategy = init_strategy
-        self.settings = make_settings(settings)
-        self._last: Run | None = None
+        self.settings = Settings.of(**settings)
+        self._correction = correction_of(self.settings.draws)
+        self._last: Trained | None = None
 
     def run(
         self, rng_key: PRNGKeyArray, *args: Any, init_params: PyTree = None, **kwargs: Any
@@ -128,262 +106,307 @@ class OneStep(Results):
                 JAX's.
             ValueError: no latent site, a discrete latent site, no starting point of finite
                 density, `init_params` of wrong shape, arguments beside a `potential_fn`, or
-                `many_modes` in more than 128 dimensions.
+                `multimodal` in more than 128 dimensions.
 
         Warns:
             OneStepWarning: the result may be wrong; the message says why and what to do.
         """
         refuse_transformations((rng_key, args, kwargs, init_params))
+
+        def trace(key: PRNGKeyArray, start: PyTree) -> Problem:
+            if self.potential_fn is not None:
+                return problem_of_function(self.potential_fn, args, kwargs, start)
+            return problem_of_model(key, self.model, args, kwargs, start, self.init_strategy)
+
+        def keep(trained: Trained) -> None:
+            self._last = trained
+
         with numerics():
-            messages = self._run(as_key(rng_key), args, kwargs, init_params)
-        diagnostics.warn(messages, stacklevel=2)
+            inference = Inference(self.settings, self._correction, as_key(rng_key), keep)
+            self._last = result = inference.run(trace, init_params)
+        report.warn(result.messages, stacklevel=2)
 
-    def _run(self, rng_key, args, kwargs, init_params) -> list[str]:
-        seconds: dict[str, float] = {}
-        run = self._infer(rng_key, args, kwargs, init_params, seconds)
-        missed = run.missed
-        if missed is not None and missed.odds > _ELSEWHERE and not run.training.interrupted:
-            there = run.problem.target.unravelled(missed.where)
-            again = self._infer(stream(rng_key, "elsewhere"), args, kwargs, there, seconds)
-            self._last = run = max((run, again), key=_quality)
-        return run.messages
+    @property
+    def result(self) -> Result:
+        """All that the last run left behind, frozen; the accessors below are shorthands.
 
-    def _infer(self, rng_key, args, kwargs, init_params, seconds: dict[str, float]) -> Run:
-        settings = self.settings
-        clock = time.perf_counter()
-        target, potential, start = self._target(stream(rng_key, "start"), args, kwargs, init_params)
-        if settings.many_modes:
-            require_explorable(start.size)
-        flow = _initial_flow(start, stream(rng_key, "flow"), settings)
-        problem = completed(Problem(target, potential, start), stream(rng_key, "completion"))
-        if settings.target_precision != "double" or is_double():
-            self._compile_ahead(flow, problem, rng_key)
-        clock = _lap(seconds, "initialisation", clock)
-        with ExitStack() as environment:
-            if settings.target_precision == "double" and not is_double():
-                problem = in_double_precision(problem, required=True)
-                environment.enter_context(numerics(double=True))
-            fitted = self._fit_base(problem, rng_key, seconds)
-            double = None  # U in double precision, as long as it is not used
-            clock = time.perf_counter()
-            if settings.target_precision == "auto" and not is_double():
-                double = double_energy(target)
-                fitted = replace(fitted, is_only_single=double is None)
-            if double is not None:
-                error = precision_at_base(fitted, double, stream(rng_key, "precision"))
-                _lap(seconds, "precision", clock)
-                if error.counts:
-                    problem = in_double_precision(problem, error)
-                    environment.enter_context(numerics(problem.is_double))
-                    fitted, double = self._fit_base(problem, rng_key, seconds), None
-            lost = not math.isfinite(float(fitted.base_fit.elbo)) and self._is_explorable(start)
-            fitted = self._explore(fitted, rng_key, seconds, always=lost)
-            run = self._train(flow, fitted, rng_key, seconds)
-            if double is not None:
-                clock = time.perf_counter()
-                error = precision_at_pool(run, double, stream(rng_key, "precision"))
-                _lap(seconds, "precision", clock)
-                if error.counts:
-                    fitted = fitted_in_double_precision(fitted, error)
-                    environment.enter_context(numerics(fitted.is_double))
-                    run = self._train(run.training.flow, fitted, rng_key, seconds)
-            self._last = run = self._finish(run, rng_key)
-            if self._has_obstacle(run):
-                # No gradient shows an edge or a step, so none can train a flow around it.
-                found = self._explore(fitted, rng_key, seconds, always=True)
-                if found is not fitted:
-                    again = self._untrained(flow, found, rng_key, seconds)
-                    run = max((run, self._finish(again, rng_key)), key=_quality)
-            self._last = run
-            return run
-
-    def _compile_ahead(self, flow: FlowMap, problem: Problem, key) -> None:
-        """Begin to compile in another thread what the run comes to by and by."""
-        settings, potential, start = self.settings, problem.potential, problem.start
-        if start.size > LARGEST_MATCHED:
-            return  # the base may be another by then
-        base.compile_ahead(potential, start, key)
-        if settings.many_modes:
-            modes.compile_ahead(potential, start, key)
-            return  # the noise will be another by then
-        num_steps = settings.step_budgets(start.size)[0]
-        anywhere: Any = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
-        whitened = WhitenedPotential(potential, GaussianBase(*anywhere))
-        first = replace(settings, num_flow_steps=num_steps)
-        training.compile_ahead(flow, whitened, key, first)
-        pool = settings.num_pool, num_steps, settings.num_wide, settings.batch_bytes
-        draw_pool.ahead(flow, whitened, key, *pool)
-
-    def _fit_base(self, problem: Problem, rng_key, seconds) -> Problem:
-        clock = time.perf_counter()
-        dtype = problem.start.dtype
-        others = problem.target.other_starts(rng_key, problem.potential, _MOST_OTHER_STARTS, dtype)
-        starts: Any = (np.asarray(start, dtype) for start in chain([problem.start], others))
-        base_fit = best_base(problem.potential, starts, stream(rng_key, "base"))
-        whitened = WhitenedPotential(problem.potential, base_fit.base)
-        _lap(seconds, "base", clock)
-        return replace(problem, whitened=whitened, base_fit=base_fit)
-
-    def _explore(self, problem: Problem, rng_key, seconds, always: bool = False) -> Problem:
-        if not (always or self.settings.many_modes):
-            return problem
-        clock = time.perf_counter()
-        gaussian: Any = problem.base_fit.base
-        key = stream(rng_key, "exploration")
-        try:
-            population = explore(problem.potential, problem.start, gaussian, key)
-        except ValueError:
-            if self.settings.many_modes:
-                raise
-            return problem  # it was worth a try
-        key = stream(rng_key, "mixture")
-        whitened, base_fit = fit_mixture(problem.potential, population, key)
-        _lap(seconds, "exploration", clock)
-        return replace(problem, whitened=whitened, base_fit=base_fit)
-
-    def _train(self, flow: FlowMap, problem: Problem, rng_key, seconds) -> Run:
-        """The best of the attempts, with its pool."""
-        settings, attempts = self.settings, []
-        whitened, base_fit = problem.whitened, problem.base_fit
-        for num_steps in settings.step_budgets(problem.start.size):
-            clock = time.perf_counter()
-            attempt = replace(settings, num_flow_steps=num_steps)
-            key = stream(rng_key, "training", num_steps)
-            trained = training.train(flow, whitened, key, attempt, float(base_fit.elbo))
-            _lap(seconds, "training", clock)
-            # From here on the trained flow is safe, whatever happens to the draws.
-            self._last = run = Run(problem, trained, seconds, num_steps)
-            self._weigh(run, stream(rng_key, "pool"))
-            attempts.append(run)
-            assert run.evidence is not None
-            if trained.interrupted or _one_step_is_enough(run.evidence):
-                break
-        best = max(attempts, key=_quality)
-        if not (best.training.bends or is_good(best)):
-            # A mixture is near the target before any training, which an edge can only spoil.
-            best = max(best, self._untrained(flow, problem, rng_key, seconds), key=_quality)
-        return best
-
-    def _untrained(self, flow: FlowMap, problem: Problem, rng_key, seconds) -> Run:
-        """Draws of the fitted distribution itself, which is what a flow starts from."""
-        steps = self.settings.num_flow_steps or 1
-        run = Run(problem, training.TrainingResult(flow, bends=False), seconds, steps)
-        self._weigh(run, stream(rng_key, "untrained pool"))
-        return run
-
-    def _finish(self, run: Run, rng_key) -> Run:
-        """Correct the draws, look for what they lack, and say so."""
-        clock, problem = time.perf_counter(), run.problem
-        run.corrected = correct(run, self.settings, stream(rng_key, "correction"))
-        x: Any = np.asarray(run.corrected.x)
-        run.corrected.x = x
-        budget = run.seconds["training"]
-        run.scan = scan_lines(
-            problem.potential, x, problem.target.names(), stream(rng_key, "lines"), budget
-        )
-        if run.scan is not None and not run.training.bends:
-            # Particles have looked everywhere; modes far apart are too narrow for points on a line.
-            run.scan = run.scan._replace(off=0.0)
-        key = stream(rng_key, "coverage")
-        run.missed = find_missed(run.potential, problem.start, x, _mean_energy(run), key, budget)
-        run.samples = jax.block_until_ready(problem.constrain(x))
-        _lap(run.seconds, "draws", clock)
-        run.messages = diagnostics.check(run)
-        return run
-
-    def _is_explorable(self, start) -> bool:
-        """Whether the settings leave it open to start from a mixture."""
-        settings = self.settings
-        plain = settings.correction != "nuts" and not settings.num_distillation_steps
-        return plain and start.size <= MOST_DIMENSIONS
-
-    def _has_obstacle(self, run: Run) -> bool:
-        """Whether the density has an edge or a step that the flow could not be trained around."""
-        evidence, scan = run.evidence, run.scan
-        if not self._is_explorable(run.problem.start) or run.training.interrupted:
-            return False
-        if not run.training.bends:
-            return False  # this is what exploration found
-        assert evidence is not None
-        if not math.isfinite(evidence.log_evidence):
-            return True
-        found = scan is not None and bool(scan.edge or scan.step)
-        return found and not is_good(run)
-
-    def _weigh(self, run: Run, rng_key: PRNGKeyArray) -> None:
-        """Make the pool, and say what its weights are worth."""
-        clock, settings = time.perf_counter(), self.settings
-        pool = draw_pool(
-            run.training.flow,
-            run.potential,
-            rng_key,
-            settings.num_pool,
-            run.num_flow_steps,
-            settings.num_wide,
-            settings.batch_bytes,
-        )
-        # NumPy chooses among them: each operation of JAX's would be one more program.
-        pool = jax.tree.map(np.asarray, pool)
-        run.pool, (run.evidence, run.smoothed) = pool, summarise(pool)
-        _lap(run.seconds, "draws", clock)
-
-    def _target(
-        self, rng_key, args, kwargs, init_params
-    ) -> tuple[AbstractTarget, Potential, Float[Array, " d"]]:
-        if self.model is not None:
-            model, rest = self.model, (init_params, self.init_strategy)
-            try:
-                own, named = _own(np.array, args, kwargs)
-                return model_target(rng_key, model, own, named, *rest)
-            except jax.errors.TracerArrayConversionError:
-                # NumPyro checks NumPy's arrays with NumPy, where a support depends on a site.
-                own, named = _own(jnp.asarray, args, kwargs)
-                return model_target(rng_key, model, own, named, *rest)
-        if args or kwargs:
-            raise ValueError(
-                "run() passes its arguments to the model, but this sampler has a potential_fn, "
-                "which takes none: bind them first, with functools.partial say."
+        Raises:
+            RuntimeError: there is no result, or none with draws.
+        """
+        run = self._trained()
+        if not isinstance(run, Result):
+            raise RuntimeError(
+                "run() was interrupted after training, before its draws were weighed. "
+                "sample(rng_key, num_samples) draws from the trained flow."
             )
-        assert self.potential_fn is not None
-        return function_target(self.potential_fn, init_params)
+        return run
+
+    def get_samples(self, group_by_chain: bool = False) -> PyTree:
+        """Equally weighted posterior draws: `{site: (num_samples, *shape)}`.
+
+        Constrained, deterministic sites included; with `potential_fn`, a pytree like
+        `init_params`.  Drawn from the pool by its smoothed weights unless `correction=None`, and
+        moved by short Markov chains where those weights are heavy-tailed
+        (`num_rejuvenation_steps`).
+
+        Args:
+            group_by_chain: put an axis of chains first, as MCMC does: one, or four where the
+                correction runs chains. Default False.
+        """
+        result = self.result
+        if not group_by_chain:
+            return result.samples
+        num = result.corrected.num_chains
+        each = len(result.corrected.x) // num  # spelt out, since a site may be of size zero
+        return jax.tree.map(lambda leaf: leaf.reshape(num, each, *leaf.shape[1:]), result.samples)
+
+    def get_weighted_samples(self) -> tuple[PyTree, Float[np.ndarray, " pool"]]:
+        """All of the pool, and the draws' exact log weights (nats, unsmoothed).
+
+        Nine in ten are the flow's own draws, the last tenth is drawn a little wider (none with
+        `correction=None`); the weights are those of the two together, and their log mean estimates
+        the log evidence.  Minus infinity where the density is zero or not a number.
+        """
+        result = self.result
+        return result.problem.constrain(result.pool.x), without_nan(result.pool.log_weight)
+
+    def get_pool(self) -> Pool:
+        """The pool on R^d: draws with the log densities of target, flow and pool (nats)."""
+        return self.result.pool
+
+    def get_posterior(self) -> FlowDistribution:
+        """The trained flow as a NumPyro distribution on R^d, before any correction.
+
+        Its draws are unconstrained and flat, ordered as `jax.flatten_util.ravel_pytree` orders a
+        dict of the unconstrained sites; `sample` draws the sites themselves.
+        """
+        return self._trained().distribution
+
+    def get_transform(self) -> FlowTransform:
+        """The trained map as a NumPyro transform: base distribution to unconstrained posterior."""
+        return self._trained().distribution.transform
+
+    def sample(self, rng_key: PRNGKeyArray, num_samples: int) -> PyTree:
+        """Further draws from the trained flow: `num_flow_steps` evaluations each, no training.
+
+        These are the flow's own draws, without correction: where `pareto_k` is poor, raise
+        `num_samples` in the constructor instead.
+
+        Args:
+            rng_key: a JAX random key.
+            num_samples: how many.
+
+        Returns:
+            As `get_samples`.
+
+        Raises:
+            RuntimeError: nothing was trained yet.
+            TypeError: `rng_key` is no JAX random key.
+            ValueError: `num_samples` is not positive.
+        """
+        num, run = _require_count("num_samples", num_samples), self._trained()
+        with self._environment(rng_key) as key:
+            return run.problem.constrain(draw(run.distribution, key, num))
+
+    def evaluate(
+        self, rng_key: PRNGKeyArray, num_flow_steps: int, num_draws: int = 10_000
+    ) -> Evidence:
+        """The evidence from the trained flow at another step budget, by that map's exact volume.
+
+        Args:
+            rng_key: a JAX random key.
+            num_flow_steps: k, a divisor of `num_grid_steps`. Only budgets the flow was trained
+                for are good: every one of them after the distillation stage, `num_flow_steps` of
+                the constructor after the evidence stage.
+            num_draws: draws to weigh. Default 10000.
+
+        Raises:
+            RuntimeError: nothing was trained yet.
+            ValueError: k does not divide the grid, or `num_draws` is not positive.
+        """
+        num, run = _require_count("num_draws", num_draws), self._trained()
+        distribution = run.distribution.with_steps(num_flow_steps)
+        limit = self.settings.draws.batch_bytes
+        with self._environment(rng_key) as key:
+            pool = draw_pool(distribution, run.problem.potential, key, num, 0, limit)
+            return weigh(pool).evidence
+
+    def evidence_interval(
+        self, rng_key: PRNGKeyArray, num_rejuvenation_steps: int = 100
+    ) -> EvidenceInterval:
+        """Bounds of the log evidence from both sides (nats).
+
+        The lower one is `elbo`.  The upper one, E_p[log w], is the mean log weight of posterior
+        draws: every corrected draw takes `num_rejuvenation_steps` steps of Hamiltonian Monte
+        Carlo, and is sent back through the inverse of the map, checked by round trip.  It is above
+        log Z as far as those chains have reached the posterior; a mode that neither draws nor
+        chains visit is missing from both bounds.
+
+        Args:
+            rng_key: a JAX random key.
+            num_rejuvenation_steps: steps of each chain. Default 100.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from numpyro_onestep import OneStep
+            >>> sampler = OneStep(potential_fn=lambda x: jnp.sum(x**2), progress_bar=False)
+            >>> sampler.run(jax.random.key(0), init_params=jnp.zeros(2))
+            >>> interval = sampler.evidence_interval(jax.random.key(1))
+            >>> bool(interval.lower < jnp.log(jnp.pi) + 0.01 < interval.upper + 0.02)
+            True
+        """
+        result = self.result
+        with self._environment(rng_key) as key:
+            return evidence_interval(
+                result.evidence,
+                result.pool,
+                result.distribution,
+                result.problem.potential,
+                result.corrected.x,
+                key,
+                num_rejuvenation_steps,
+            )
+
+    @contextmanager
+    def _environment(self, rng_key: Any = None) -> Iterator[PRNGKeyArray]:
+        """The precision that the last run was made in; gives the key, checked."""
+        refuse_transformations((rng_key,))
+        with numerics(self._trained().problem.is_double):
+            yield None if rng_key is None else as_key(rng_key)  # type: ignore
+
+    @property
+    def elbo(self) -> float:
+        """Mean log weight (nats): a lower bound of the log evidence where the map is injective."""
+        return self.result.evidence.elbo
+
+    @property
+    def elbo_std_error(self) -> float:
+        """Monte Carlo standard error of `elbo` (nats)."""
+        return self.result.evidence.elbo_std_error
+
+    @property
+    def initial_elbo(self) -> float:
+        """ELBO of the fitted Gaussian, or mixture, alone (nats): what the flow started from.
+
+        Of a Gaussian from 512 draws, and the highest of the several fits that were tried, so a
+        little optimistic.
+        """
+        return float(self._trained().fit.elbo)
+
+    @property
+    def log_evidence(self) -> float:
+        """Log of the mean Pareto-smoothed weight (nats)."""
+        return self.result.evidence.log_evidence
+
+    @property
+    def log_evidence_std_error(self) -> float:
+        """Monte Carlo standard error of `log_evidence` (nats)."""
+        return self.result.evidence.log_evidence_std_error
+
+    @property
+    def pareto_k(self) -> float:
+        """Shape of the weights' tail: above about 0.7 they are not to be trusted."""
+        return self.result.evidence.pareto_k
+
+    @property
+    def ess(self) -> float:
+        """Effective number of draws in the pool, (sum w)^2 / sum w^2."""
+        return self.result.evidence.ess
+
+    @property
+    def folded_fraction(self) -> float:
+        """Fraction of the flow's own draws at which the map's determinant is negative."""
+        return self.result.evidence.folded_fraction
+
+    @property
+    def num_flow_steps(self) -> int:
+        """Network evaluations that each draw takes."""
+        return self._trained().num_flow_steps
+
+    @property
+    def losses(self) -> Float[np.ndarray, " iterations"]:
+        """The bound on minus the log evidence at every training iteration (nats)."""
+        return self._trained().training.losses
+
+    @property
+    def losses_by_stage(self) -> dict[str, Float[np.ndarray, " iterations"]]:
+        """The same for each stage of training, `"distillation"` and `"evidence"`."""
+        return {**self._trained().training.losses_by_stage}
+
+    @property
+    def chunk_seconds(self) -> tuple[float, ...]:
+        """Wall time of each hundred training iterations; the first waits for compilation."""
+        return self._trained().training.chunk_seconds
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each part of `run`, compilation included."""
+        return dict(self.result.seconds)
+
+    @property
+    def messages(self) -> list[str]:
+        """What the last run warned of."""
+        return list(self.result.messages)
+
+    @property
+    def run_arguments(self) -> tuple[tuple, dict[str, Any], PyTree]:
+        """The model's arguments and keyword arguments, and `init_params`, of the last run."""
+        problem = self._trained().problem
+        target = problem.target
+        if isinstance(target, ModelTarget):
+            start = target.unravelled(problem.start) if target.is_start_given else None
+            return target.args, target.kwargs, start
+        return (), {}, target.unravelled(problem.start)
+
+    def _trained(self) -> Trained:
+        if self._last is None:
+            raise RuntimeError("There are no results yet: call run(rng_key, ...) first.")
+        self._last = self._last.attached()
+        return self._last
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _RENAMED:
+            raise AttributeError(f"OneStep.{name} is now called {_RENAMED[name]}: use that name.")
+        raise AttributeError(f"OneStep has no attribute {name!r}.")
+
+    def print_summary(self, prob: float = 0.9) -> None:
+        """Print NumPyro's table of the draws, and below it what the weights say.
+
+        Args:
+            prob: mass of the highest-density interval. Default 0.9.
+        """
+        result = self.result
+        grouped = flatten_names(self.get_samples(group_by_chain=True))
+        if next(iter(grouped.values())).shape[1] >= _FEWEST_SUMMARISED:
+            print_summary(grouped, prob=prob, group_by_chain=True)
+        print(report.summary(result, self.settings.draws))
+
+    def to_inference_data(self):
+        """The results as ArviZ data: `InferenceData` under ArviZ 0.x, `DataTree` under 1.x.
+
+        Groups: `posterior` (chain, draw and the plates' dimensions), `sample_stats` (`lp`, the
+        unnormalised log density of the unconstrained draw; and unless they were moved `log_q`, the
+        flow's, and `log_weight`, their difference; nats), and for a model `log_likelihood` and
+        `observed_data`.  Attributes: `elbo`, `log_evidence`, their standard errors, `pareto_k`,
+        `ess`, times in seconds, versions.
+
+        An axis has a plate's name where it is that plate's, or one of those that a site was given
+        by `infer={"event_dims": [...]}`; any other is `<site>_dim_<axis>`, and so is one whose name
+        is that of a variable, or of an axis of another size.  A deterministic site that is a tuple
+        `t` becomes the variables `t.0`, `t.1`, and so on.  A site named `chain` or `draw` gets an
+        underscore after its name, and a slash becomes a dot in a `DataTree`.
+        """
+        # ArviZ is imported here and not above, since it takes longer than all the rest.
+        from numpyro_onestep.integrations.arviz import from_result
+
+        result = self.result
+        with self._environment():
+            return from_result(result)
 
 
-def _own(copy: Callable, *arguments: Any) -> Any:
-    """Arguments with NumPy's arrays as copies, which nobody can change."""
-    return jax.tree.map(lambda v: copy(v) if isinstance(v, np.ndarray) else v, arguments)
-
-
-def _one_step_is_enough(evidence: Evidence) -> bool:
-    enough = _ENOUGH_ESS_OF_BAD_WEIGHTS if evidence.doubtful else _ENOUGH_ESS
-    return evidence.ess >= enough * evidence.num_draws
-
-
-def _quality(run: Run) -> tuple[bool, float]:
-    """By which one run is better than another: the ELBO of a map that folds is no bound."""
-    assert run.evidence is not None
-    return not folds(run.evidence), run.evidence.elbo
-
-
-def _mean_energy(run: Run) -> float:
-    """The posterior's (nats), from the pool, no draw of more weight than a corrected one has."""
-    assert run.pool is not None
-    assert run.smoothed is not None
-    assert run.corrected is not None
-    energy = -np.asarray(run.pool.log_density, np.float64)
-    weight = np.minimum(np.exp(run.smoothed), 1 / len(run.corrected.x))
-    weight = np.where(np.isfinite(energy), weight, 0.0)
-    if weight.sum() == 0:
-        return math.nan
-    return float(np.average(np.where(weight > 0, energy, 0.0), weights=weight))
-
-
-def _initial_flow(start: Float[Array, " d"], rng_key: PRNGKeyArray, settings: Settings) -> FlowMap:
-    d, width = start.size, settings.network_width(start.size)
-    network = ResidualVelocity(d, width, settings.horizon, rng_key, start.dtype)
-    return FlowMap(network, uniform_grid(settings.horizon, settings.num_grid_steps))
-
-
-def _lap(seconds: dict[str, float], name: str, since: float) -> float:
-    now = time.perf_counter()
-    seconds[name] = seconds.get(name, 0.0) + now - since
-    return now
+def _require_count(name: str, value: Any) -> int:
+    """A number of draws, given as 1000 or as 1e3."""
+    number = as_count(value)
+    if number is None or number < 1:
+        raise ValueError(f"{name} must be a positive number of draws, but is {value!r}.")
+    return number

@@ -1,261 +1,304 @@
-"""Every setting of the sampler, its default, and the check that it makes sense."""
+"""Every setting of the sampler, its default, and the check that it makes sense.
+
+Settings come in groups by what they are for.  `LossSettings` is the only group that a compiled
+program depends on: any other setting can change without anything being compiled anew.
+"""
 
 import difflib
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 
-Correction = Literal["psis", "imh", "nuts"] | None
-_CORRECTIONS = ("psis", "imh", "nuts", None)
+from numpyro_onestep import limits
 
-# Up to here the network is wide, and a second step is tried where one is not enough.
-_MODERATE_DIMENSION = 128
-# Beyond, moves cost more than they mend: as a rule every one of its d terms takes d operations.
-_HIGH_DIMENSION = 512
+# Public names that have changed, and what they are called now.
+_RENAMED = {
+    "many_modes": "multimodal",
+    "num_moves": "num_rejuvenation_steps",
+    "tail_fraction": "langevin_fraction",
+}
+_WIDE, _NARROW = 256, 64  # units of the hidden layer
+_REJUVENATION_STEPS = 25  # of a round
+_MOST_REJUVENATION_ROUNDS = 4
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of `OneStep`, given there as keyword arguments.
-
-    **Results**
-
-    - `num_samples`: posterior draws that `run` leaves behind. Default 4000.
-    - `num_flow_steps`: steps k of the deterministic flow that makes a draw: one network evaluation
-      each. Must divide `num_grid_steps`. Default None: 1, and where the weights of its pool are
-      worth less than 15% of it (less than 60% with Pareto k near its limit or above), training
-      begins again with 2 (up to 128 dimensions).
-    - `correction`: `"psis"` (default) draws a pool, weighs it exactly, Pareto-smooths the weights
-      and resamples without replacement; `"imh"` runs independence Metropolis-Hastings through the
-      pool, and `"nuts"` runs NUTS in the space the flow starts from, four chains each, with R-hat;
-      `None` returns the flow's own draws. Chains want `num_samples` to be a multiple of 4.
-    - `many_modes`: say True where the posterior may have several modes: a tempered population of
-      particles then finds them, and the flow starts from a mixture. Up to 128 dimensions, and not
-      with `correction="nuts"`. Default False.
-    - `target_precision`: `"single"` or `"double"` floats for the target's log density in a session
-      of single precision; the network stays in single precision. Default `"auto"`: double where
-      some hundred points show that single precision would be off by more than counts, which the
-      summary then says.
-    - `num_moves`: steps of Hamiltonian Monte Carlo that corrected draws take where Pareto k is
-      above 0.4 and the gap above 0.01 nats, and up to four times as many as long as these change
-      their spread, or where k is near its limit; 0 leaves them where they are. Default None: 25,
-      and above 512 dimensions, where a step takes long, 25 * 512 / d and no more.
-    - `pool_size`: draws weighed for the evidence and the correction. Default 10 a sample.
-    - `batch_bytes`: memory that one batch of Jacobians may take. Default 64 MiB.
-    - `progress_bar`: show one while training. Default True.
-
-    **Flow**
-
-    - `num_grid_steps`: K, intervals of the noise schedule. A power of two; default 16.
-    - `horizon`: T, total time of the noising process. Default 3.
-    - `width`: units of the network's hidden layer. Default None: 256 up to 128 dimensions, 64
-      above, where the cost of a step goes with the square of the smaller of the two.
-
-    **Distillation stage** (path loss, state and volume consistency)
-
-    - `num_distillation_steps`: iterations. Default 0, since on unimodal targets the last stage
-      reaches the same evidence without it (docs/method.md has the ablation).
-    - `path_weight`, `state_weight`, `volume_weight`: weights of the three losses in the total.
-      Defaults 1, 1, 0.1.
-    - `distillation_batch_size`: paths an iteration. Default 64.
-    - `volume_batch_size`: states an iteration whose exact volumes are compared. Default 16.
-    - `ema_decay`: decay of the teacher's moving average. Default 0.99.
-
-    **Evidence stage** (exact-volume ELBO of the k-step map, path gradients)
-
-    - `elbo_weight`: weight of this loss; 0 leaves the stage out. Default 1.
-    - `max_steps`: most iterations; training stops earlier once the ELBO has stopped rising.
-      Default 10000.
-    - `tolerance`: rise of the ELBO over the last quarter of the iterations, its noise added, below
-      which training has converged (nats): a fifth of the gap where that is more, up to four times
-      the tolerance. Default 0.02.
-    - `batch_size`: draws an iteration. Default 32.
-    - `tail_fraction`: share of each batch that follows Langevin chains instead of the base, so that
-      the flow is also right where its draws are rare. Default 0.25.
-    - `force_clip`: largest norm of a draw's force, in whitened units. Default 10.
-
-    **Both stages**
-
-    - `learning_rate`: Adam's step size before the final decay. Default 5e-3.
-    - `gradient_clip`: largest global norm of a gradient. Default 1.
-
-    Raises:
-        ValueError: a value out of range; the message names it and the remedy.
-    """
+class DrawSettings:
+    """What `run` leaves behind, and how its draws are corrected."""
 
     num_samples: int = 4000
     num_flow_steps: int | None = None
-    correction: Correction = "psis"
-    many_modes: bool = False
+    correction: str | None = "psis"
+    multimodal: bool = False
     target_precision: Literal["auto", "single", "double"] = "auto"
-    num_moves: int | None = None
+    num_rejuvenation_steps: int | None = None
     pool_size: int | None = None
     batch_bytes: int = 2**26
     progress_bar: bool = True
 
-    num_grid_steps: int = 16
-    horizon: float = 3.0
-    width: int | None = None
-
-    num_distillation_steps: int = 0
-    path_weight: float = 1.0
-    state_weight: float = 1.0
-    volume_weight: float = 0.1
-    distillation_batch_size: int = 64
-    volume_batch_size: int = 16
-    ema_decay: float = 0.99
-
-    elbo_weight: float = 1.0
-    max_steps: int = 10_000
-    tolerance: float = 0.02
-    batch_size: int = 32
-    tail_fraction: float = 0.25
-    force_clip: float = 10.0
-
-    learning_rate: float = 5e-3
-    gradient_clip: float = 1.0
-
     def __post_init__(self):
-        for name in (
-            "num_samples",
-            "num_grid_steps",
-            "batch_bytes",
-            "distillation_batch_size",
-            "volume_batch_size",
-            "max_steps",
-            "batch_size",
-        ):
-            _require(name, getattr(self, name), "a positive integer", _is_count)
-        for name in ("horizon", "force_clip", "learning_rate", "gradient_clip", "tolerance"):
-            _require(name, getattr(self, name), "a positive number", lambda v: v > 0)
-        for name in ("path_weight", "state_weight", "volume_weight", "elbo_weight"):
-            _require(name, getattr(self, name), "zero or a positive number", lambda v: v >= 0)
-        for name in ("ema_decay", "tail_fraction"):
-            _require(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
+        _require(self, _is_count, "a positive integer", "num_samples", "batch_bytes")
         _require(
-            "num_distillation_steps",
-            self.num_distillation_steps,
-            "zero or a positive integer",
-            lambda v: v == 0 or _is_count(v),
-        )
-        _require(
-            "num_moves",
-            self.num_moves,
-            "None, zero or a positive integer",
+            self,
             lambda v: v is None or v == 0 or _is_count(v),
+            "None, zero or a positive integer",
+            "num_rejuvenation_steps",
         )
+        _require(self, lambda v: isinstance(v, bool), "True or False", "multimodal")
         _require(
-            "width",
-            self.width,
-            "None or a positive integer",
-            lambda v: v is None or _is_count(v),
-        )
-        _require(
-            "many_modes",
-            self.many_modes,
-            "True or False, and with True num_distillation_steps=0: paths of the distillation "
-            "stage end in a Gaussian",
-            lambda v: isinstance(v, bool) and not (v and self.num_distillation_steps),
-        )
-        _require(
-            "target_precision",
-            self.target_precision,
-            "'auto', 'single' or 'double'",
+            self,
             lambda v: v in ("auto", "single", "double"),
+            "'auto', 'single' or 'double'",
+            "target_precision",
         )
         _require(
-            "correction",
-            self.correction,
-            "'psis', 'imh', 'nuts' or None, and not 'nuts' with many_modes=True: its chains stay "
-            "in the modes they start in",
-            lambda v: v in _CORRECTIONS and not (v == "nuts" and self.many_modes),
+            self,
+            lambda v: v is None or (_is_count(v) and v >= self.num_samples),
+            f"an integer no smaller than num_samples={self.num_samples}",
+            "pool_size",
         )
-        if self.correction in ("imh", "nuts"):
-            _require(
-                "num_samples",
-                self.num_samples,
-                f"a multiple of 4, from 16 on, for the four chains of correction="
-                f"{self.correction!r}",
-                lambda v: v % 4 == 0 and v >= 16,
-            )
-        _require(
-            "num_grid_steps",
-            self.num_grid_steps,
-            "a power of two, so that steps can be halved down to the grid",
-            lambda v: v & (v - 1) == 0,
-        )
-        _require(
-            "num_flow_steps",
-            self.num_flow_steps,
-            f"None or a divisor of num_grid_steps={self.num_grid_steps}",
-            lambda v: v is None or (_is_count(v) and self.num_grid_steps % v == 0),
-        )
-        if self.pool_size is not None:
-            _require(
-                "pool_size",
-                self.pool_size,
-                f"an integer no smaller than num_samples={self.num_samples}",
-                lambda v: _is_count(v) and v >= self.num_samples,
-            )
 
     @property
     def num_pool(self) -> int:
         """Draws that are weighed for the evidence and the correction."""
         return 10 * self.num_samples if self.pool_size is None else self.pool_size
 
+    def rejuvenation(self, d: int) -> tuple[int, int]:
+        """Steps of a round of HMC rejuvenation in d dimensions, and the most rounds."""
+        if self.num_rejuvenation_steps is not None:
+            return self.num_rejuvenation_steps, _MOST_REJUVENATION_ROUNDS
+        if d <= limits.REJUVENATION:
+            return _REJUVENATION_STEPS, _MOST_REJUVENATION_ROUNDS
+        return max(1, round(_REJUVENATION_STEPS * limits.REJUVENATION / d)), 1
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """The flow's network and its grid of times."""
+
+    num_grid_steps: int = 16
+    horizon: float = 3.0
+    width: int | None = None
+
+    def __post_init__(self):
+        _require(self, _is_count, "a positive integer", "num_grid_steps")
+        _require(self, lambda v: v > 0, "a positive number", "horizon")
+        _require(self, lambda v: v is None or _is_count(v), "None or a positive integer", "width")
+        _require(
+            self,
+            lambda v: v & (v - 1) == 0,
+            "a power of two, so that steps can be halved down to the grid",
+            "num_grid_steps",
+        )
+
     def network_width(self, d: int) -> int:
         """Units of the hidden layer in d dimensions."""
-        return self.width or (256 if d <= _MODERATE_DIMENSION else 64)
+        return self.width or (_WIDE if d <= limits.WIDE_NETWORK else _NARROW)
 
-    def moves(self, d: int) -> tuple[int, int]:
-        """Steps of a round of moves in d dimensions, and the most rounds."""
-        rounds = 4 if d <= _HIGH_DIMENSION or self.num_moves is not None else 1
-        steps = max(1, round(25 * min(1, _HIGH_DIMENSION / d)))
-        return (steps if self.num_moves is None else self.num_moves), rounds
 
-    def step_budgets(self, d: int) -> tuple[int, ...]:
-        """The numbers of flow steps to try, one after the other, in d dimensions."""
-        if self.num_flow_steps is not None:
-            return (self.num_flow_steps,)
-        # The flow of the distillation stage alone is the same at every budget, and in high
-        # dimension weights are worth little however many steps there are.
-        second = self.elbo_weight and self.num_grid_steps > 1 and d <= _MODERATE_DIMENSION
-        return (1, 2) if second else (1,)
+@dataclass(frozen=True)
+class LossSettings:
+    """What one training step computes: compiled programs depend on these, and on no other group."""
+
+    path_weight: float = 1.0
+    state_weight: float = 1.0
+    volume_weight: float = 0.1
+    distillation_batch_size: int = 64
+    volume_batch_size: int = 16
+    ema_decay: float = 0.99
+    elbo_weight: float = 1.0
+    batch_size: int = 32
+    langevin_fraction: float = 0.25
+    force_clip: float = 10.0
+    gradient_clip: float = 1.0
+
+    def __post_init__(self):
+        counts = "distillation_batch_size", "volume_batch_size", "batch_size"
+        _require(self, _is_count, "a positive integer", *counts)
+        _require(self, lambda v: v > 0, "a positive number", "force_clip", "gradient_clip")
+        weights = "path_weight", "state_weight", "volume_weight", "elbo_weight"
+        _require(self, lambda v: v >= 0, "zero or a positive number", *weights)
+        fractions = "ema_decay", "langevin_fraction"
+        _require(self, lambda v: 0 <= v < 1, "a number in [0, 1)", *fractions)
 
     @property
     def num_chains(self) -> int:
         """Langevin chains in each batch of the evidence stage."""
-        return int(self.tail_fraction * self.batch_size)
+        return int(self.langevin_fraction * self.batch_size)
 
     @property
     def num_own(self) -> int:
         """The flow's own draws in each batch of the evidence stage."""
         return self.batch_size - self.num_chains
 
-    @property
-    def num_wide(self) -> int:
-        """Draws of the pool that are made a little wider than the flow's own."""
-        return self.num_pool // 10 if self.correction else 0
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How long training goes on, and at which learning rate."""
+
+    num_distillation_steps: int = 0
+    max_steps: int = 10_000
+    tolerance: float = 0.02
+    learning_rate: float = 5e-3
+
+    def __post_init__(self):
+        _require(self, _is_count, "a positive integer", "max_steps")
+        _require(self, lambda v: v > 0, "a positive number", "tolerance", "learning_rate")
+        _require(
+            self,
+            lambda v: v == 0 or _is_count(v),
+            "zero or a positive integer",
+            "num_distillation_steps",
+        )
 
 
-def make_settings(given: dict[str, Any]) -> Settings:
-    """Settings from keyword arguments.
+@dataclass(frozen=True)
+class Settings:
+    """Settings of `OneStep`, given there as keyword arguments.
+
+    **Results** (`Settings.draws`)
+
+    - `num_samples`: posterior draws that `run` leaves behind. Default 4000.
+    - `num_flow_steps`: steps k of the deterministic flow that makes a draw: one network evaluation
+      each. Must divide `num_grid_steps`. Default None: 1, and where the weights of its pool are
+      worth less than 15% of it (less than 60% with Pareto k near its limit or above), training
+      begins again with 2 (up to 128 dimensions).
+    - `correction`: how the flow's draws become draws of the posterior.  `"psis"` (default)
+      draws a pool, weighs it exactly, Pareto-smooths the weights and resamples without
+      replacement; `"imh"` runs independence Metropolis-Hastings through the pool, and `"nuts"`
+      runs NUTS in the space the flow starts from, four chains each, with R-hat; `None` returns the
+      flow's own draws. Chains want `num_samples` to be a multiple of 4.
+    - `multimodal`: say True where the posterior may have several modes: tempered SMC then finds
+      them, and the flow starts from a mixture. Up to 128 dimensions, and not with
+      `correction="nuts"`. Default False.
+    - `target_precision`: `"single"` or `"double"` floats for the target's log density in a session
+      of single precision; the network stays in single precision. Default `"auto"`: double where
+      some hundred points show that single precision would be off by more than counts, which the
+      summary then says.
+    - `num_rejuvenation_steps`: steps of Hamiltonian Monte Carlo that corrected draws take where
+      Pareto k is above 0.4 and the gap above 0.01 nats, and up to four times as many as long as
+      these change a standard deviation, or where k is near its limit; 0 leaves the draws where
+      they are. Default None: 25, and above 512 dimensions, where a step takes long, 25 * 512 / d
+      and no more.
+    - `pool_size`: draws weighed for the evidence and the correction. Default 10 a sample.
+    - `batch_bytes`: memory that one batch of Jacobians may take. Default 64 MiB.
+    - `progress_bar`: show one while training. Default True.
+
+    **Flow** (`Settings.flow`)
+
+    - `num_grid_steps`: K, intervals of the noise schedule. A power of two; default 16.
+    - `horizon`: T, total time of the noising process. Default 3.
+    - `width`: units of the network's hidden layer. Default None: 256 up to 128 dimensions, 64
+      above, where the cost of a step goes with the square of the smaller of the two.
+
+    **What a training step computes** (`Settings.losses`), in the distillation stage
+
+    - `path_weight`, `state_weight`, `volume_weight`: weights of the three losses in the total.
+      Defaults 1, 1, 0.1.
+    - `distillation_batch_size`: paths an iteration. Default 64.
+    - `volume_batch_size`: states an iteration whose exact volumes are compared. Default 16.
+
+    and in the evidence stage (exact-volume ELBO of the k-step map, path gradients)
+
+    - `elbo_weight`: weight of this loss; 0 leaves the stage out. Default 1.
+    - `batch_size`: draws an iteration. Default 32.
+    - `langevin_fraction`: fraction of each batch that follows Langevin chains instead of the base
+      distribution, so that the flow is also right where its draws are rare. Default 0.25.
+    - `force_clip`: largest norm of a draw's force, in whitened units. Default 10.
+
+    and in both
+
+    - `ema_decay`: decay of the teacher's moving average. Default 0.99.
+    - `gradient_clip`: largest global norm of a gradient. Default 1.
+
+    **How long, and how fast** (`Settings.schedule`)
+
+    - `num_distillation_steps`: iterations of the distillation stage. Default 0, since on unimodal
+      targets the evidence stage reaches the same evidence without it (docs/measured.md has the
+      ablation).
+    - `max_steps`: most iterations of the evidence stage; it stops earlier once the ELBO has
+      stopped rising. Default 10000.
+    - `tolerance`: rise of the ELBO over the last quarter of the iterations, its noise added, below
+      which training has converged (nats): a fifth of the gap where that is more, up to four times
+      the tolerance. Default 0.02.
+    - `learning_rate`: Adam's step size before the final decay. Default 5e-3.
 
     Raises:
-        TypeError: a name that is no setting; the message offers the closest one.
+        ValueError: a value out of range; the message names it and the remedy.
+
+    Example:
+        >>> from numpyro_onestep import Settings
+        >>> Settings.of(num_samples=1000).draws.num_pool
+        10000
     """
-    known = [field.name for field in fields(Settings)]
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = (
-                f"Did you mean {close[0]!r}?" if close else f"Known settings: {', '.join(known)}."
-            )
-            raise TypeError(f"OneStep has no setting {name!r}. {hint}")
-    whole = {field.name for field in fields(Settings) if field.type in (int, int | None)}
+
+    draws: DrawSettings = field(default_factory=DrawSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    losses: LossSettings = field(default_factory=LossSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+
+    def __post_init__(self):
+        _require(
+            self.draws,
+            lambda v: not (v and self.schedule.num_distillation_steps),
+            "False with num_distillation_steps: paths of the distillation stage end in a Gaussian, "
+            "and several modes need a mixture. Take multimodal=True with num_distillation_steps=0",
+            "multimodal",
+        )
+        grid = self.flow.num_grid_steps
+        _require(
+            self.draws,
+            lambda v: v is None or (_is_count(v) and grid % v == 0),
+            f"None or a divisor of num_grid_steps={grid}",
+            "num_flow_steps",
+        )
+
+    @classmethod
+    def of(cls, **given: Any) -> "Settings":
+        """Settings from the keyword arguments of `OneStep`, whichever group they belong to.
+
+        Raises:
+            TypeError: a name that is no setting; the message offers the closest one.
+            ValueError: a value out of range.
+        """
+        groups = get_type_hints(cls)
+        known = {f.name: name for name, group in groups.items() for f in fields(group)}
+        for name in given:
+            if name not in known:
+                raise TypeError(_unknown(name, list(known)))
+        return cls(
+            **{
+                name: group(
+                    **_as_counts(group, {k: v for k, v in given.items() if known[k] == name})
+                )
+                for name, group in groups.items()
+            }
+        )
+
+    def step_budgets(self, d: int) -> tuple[int, ...]:
+        """The numbers of flow steps to try, one after the other, in d dimensions."""
+        if self.draws.num_flow_steps is not None:
+            return (self.draws.num_flow_steps,)
+        # The flow of the distillation stage alone is the same at every budget.
+        is_trained_for_one = self.losses.elbo_weight > 0 and self.flow.num_grid_steps > 1
+        return (1, 2) if is_trained_for_one and d <= limits.SECOND_STEP else (1,)
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    if name in _RENAMED:
+        return f"OneStep's setting {name!r} is now called {_RENAMED[name]!r}: use that name."
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Known settings: {', '.join(known)}."
+    return f"OneStep has no setting {name!r}. {hint}"
+
+
+def _as_counts(group: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Whole numbers as ints where the group asks for one, whatever type they were given in."""
+    whole = {f.name for f in fields(group) if f.type in (int, int | None)}
     counts = {name: as_count(given[name]) for name in whole & set(given)}
-    return Settings(**given | {name: count for name, count in counts.items() if count is not None})
+    return given | {name: count for name, count in counts.items() if count is not None}
 
 
 def as_count(value: Any) -> Any:
@@ -272,7 +315,14 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _require(name: str, value: Any, what: str, holds) -> None:
+def _require(group: Any, holds: Callable[[Any], bool], what: str, *names: str) -> None:
+    """Raise a ValueError unless the settings of these names are as they must be."""
+    for name in names:
+        require(name, getattr(group, name), what, holds)
+
+
+def require(name: str, value: Any, what: str, holds: Callable[[Any], bool]) -> None:
+    """Raise a ValueError that names the setting and what it must be, unless that holds."""
     try:
         fine = bool(holds(value))
     except TypeError:

@@ -1,4 +1,4 @@
-"""The numerical environment that the package's own computations run in.
+"""The numerical environment that the package's own computations run in, and robust numbers.
 
 A user's session may forbid JAX's promotion of types or ranks; the package's own code relies on
 both.  And where the target is evaluated in double precision, so is all that is done with it,
@@ -12,6 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Float
+
+# Interquartile ranges from the median beyond which a value counts as if it were there: about eight
+# standard deviations of a normal distribution.
+_REACH = 6.0
 
 
 @contextmanager
@@ -44,3 +49,17 @@ def refuse_transformations(values: Iterable[Any]) -> None:
             "jax.grad or another transformation: call run() outside of it, and for several data "
             "sets in a Python loop (a second run with data of the same shapes compiles nothing)."
         )
+
+
+def clipped(
+    values: Float[np.ndarray, "*n"], like: Float[np.ndarray, "*m"]
+) -> Float[np.ndarray, "*n"]:
+    """Values no further from the median of others than heavy tails are let count.
+
+    Args:
+        values: along their first axis.
+        like: the values whose median and interquartile range are taken, along their first axis.
+    """
+    low, middle, high = np.quantile(like, [0.25, 0.5, 0.75], axis=0)
+    reach = _REACH * (high - low)
+    return np.clip(values, middle - reach, middle + reach)

@@ -1,28 +1,37 @@
-"""From the flow's weighed draws to draws of the posterior, four ways.
+"""From the flow's weighted draws to draws of the posterior.
 
 `None` leaves the flow's own draws, `"psis"` resamples them by their smoothed weights, `"imh"` runs
 independence Metropolis-Hastings with them for proposals, and `"nuts"` runs NUTS in the space that
 the flow starts from.
 """
 
-from typing import Any
+from numpyro_onestep.corrections.base import AbstractCorrection, Corrected
+from numpyro_onestep.corrections.imh import IndependenceMetropolis
+from numpyro_onestep.corrections.latent_nuts import LatentNUTS
+from numpyro_onestep.corrections.none import NoCorrection
+from numpyro_onestep.corrections.psis import PSIS
+from numpyro_onestep.settings import DrawSettings, require
 
-import numpy as np
-from jaxtyping import PRNGKeyArray
+__all__ = ["CORRECTIONS", "AbstractCorrection", "Corrected", "correction_of"]
 
-from numpyro_onestep.corrections.base import Corrected
-from numpyro_onestep.corrections.imh import independence_metropolis
-from numpyro_onestep.corrections.latent_nuts import latent_nuts
-from numpyro_onestep.corrections.psis import psis
-from numpyro_onestep.settings import Settings
+# By the name that users give as `correction=`.
+CORRECTIONS: dict[str | None, type[AbstractCorrection]] = {
+    "psis": PSIS,
+    "imh": IndependenceMetropolis,
+    "nuts": LatentNUTS,
+    None: NoCorrection,
+}
 
-__all__ = ["Corrected", "correct"]
 
+def correction_of(settings: DrawSettings) -> AbstractCorrection:
+    """The correction that the settings name.
 
-def correct(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
-    """Draws by the correction that the settings name."""
-    if settings.correction is None or not np.isfinite(run.evidence.log_evidence):
-        chosen = np.arange(settings.num_samples)
-        return Corrected(run.pool.x[chosen], "of the flow's own", chosen=chosen)
-    method = {"psis": psis, "imh": independence_metropolis, "nuts": latent_nuts}
-    return method[settings.correction](run, settings, rng_key)
+    Raises:
+        ValueError: there is none of that name, or it cannot do what the settings ask for.
+    """
+    name = settings.correction
+    *others, last = (repr(known) for known in CORRECTIONS)
+    require("correction", name, f"{', '.join(others)} or {last}", lambda v: v in CORRECTIONS)
+    correction = CORRECTIONS[name](settings)
+    correction.require_possible(name)
+    return correction

@@ -1,32 +1,121 @@
-"""What every correction returns."""
+"""What every correction is, and what it returns."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PRNGKeyArray
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
-# Above it chains have not mixed (Vehtari et al., 2021).
+from numpyro_onestep.flow import FlowDistribution
+from numpyro_onestep.importance.evidence import WeightedPool
+from numpyro_onestep.settings import DrawSettings, require
+from numpyro_onestep.target import Potential
+
+# Above it chains have not mixed (Vehtari et al., "Rank-normalization, folding, and localization: an
+# improved R-hat", Bayesian Analysis 2021).
 LARGEST_R_HAT = 1.01
+# Draws of a chain below which R-hat says nothing: halves of two draws each.
+_FEWEST_OF_A_CHAIN = 4
 
 
-@dataclass
+@dataclass(frozen=True)
 class Corrected:
-    """Draws in unconstrained coordinates, chain after chain, and what is to be said of them."""
+    """Draws in unconstrained coordinates, chain after chain, and what is to be said of them.
 
-    x: Any
-    line: str  # how the draws came about
+    Only `x` and `line` are known of every correction; the rest keeps its default where a correction
+    has nothing to say of it.
+    """
+
+    x: Float[np.ndarray, "n d"]
+    line: str  # how the draws came about, in the words that follow "4000 draws "
     num_chains: int = 1
     chosen: Int[np.ndarray, " n"] | None = None  # which members of the pool the draws are
-    capped_share: float = 0.0
-    num_moves: int = 0  # taken by every draw
-    shift: float = 0.0  # largest real change of a log standard deviation by the moves
+    capped_fraction: float = 0.0  # of the weight, on draws too heavy to be chosen once
+    num_rejuvenation_steps: int = 0  # taken by every draw
+    change: float = 0.0  # largest real change of a log standard deviation by rejuvenation
     r_hat: float | None = None  # the largest of all coordinates, for chains
-    min_ess: float | None = None
-    acceptance: float | None = None
-    divergences: int | None = None
-    stats: dict[str, Any] = field(default_factory=dict)  # of each draw
+    min_ess: float | None = None  # the smallest of all coordinates, for chains
+    acceptance: float | None = None  # mean acceptance probability, for chains
+    divergences: int | None = None  # transitions that diverged, for chains of NUTS
+    stats: dict[str, Any] = field(default_factory=dict)  # of each draw, by ArviZ's names
+
+
+class AbstractCorrection(ABC):
+    """From a weighted pool of the flow's draws to draws of the posterior.
+
+    A new correction is one file and one line.  In a file of this folder:
+
+        @final
+        @dataclass(frozen=True)
+        class Thinned(AbstractCorrection):
+            \"\"\"Every tenth member of the pool, whatever its weight.\"\"\"
+
+            settings: DrawSettings
+
+            def __call__(self, weighted, distribution, target, rng_key):
+                chosen = np.arange(self.settings.num_samples) * 10 % len(weighted.pool.x)
+                return Corrected(weighted.pool.x[chosen], "thinned", chosen=chosen)
+
+    and in `corrections/__init__.py` one entry of `CORRECTIONS` with the name that users give as
+    `correction=`.  `tests/test_corrections.py` then runs its protocol test over it.  What differs
+    from the defaults below is said by class variables.
+    """
+
+    # Chains that the draws consist of.  `num_samples` must then be a multiple of it.
+    num_chains: ClassVar[int] = 1
+    # The fraction of the pool that is drawn inflated, so that weights do not grow without bound.
+    inflated_fraction: ClassVar[float] = 0.1
+    # Whether it is right where the flow starts from a mixture of modes far apart.
+    is_multimodal: ClassVar[bool] = True
+
+    settings: DrawSettings
+
+    @abstractmethod
+    def __init__(self, settings: DrawSettings):
+        """Take what it needs from the settings."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        weighted: WeightedPool,
+        distribution: FlowDistribution,
+        target: Potential,
+        rng_key: PRNGKeyArray,
+    ) -> Corrected:
+        """Exactly `settings.num_samples` draws, chain after chain.
+
+        Args:
+            weighted: the pool, its evidence and its smoothed log weights; the log evidence is
+                finite.
+            distribution: the flow's, which made the pool.
+            target: U, in unconstrained coordinates.
+            rng_key: a JAX random key.
+        """
+
+    @final
+    def require_possible(self, name: str | None) -> None:
+        """Raise a ValueError where the settings ask for what this correction cannot do.
+
+        Args:
+            name: what users call it.
+        """
+        num = self.num_chains
+        if num > 1:
+            require(
+                "num_samples",
+                self.settings.num_samples,
+                f"a multiple of {num}, from {num * _FEWEST_OF_A_CHAIN} on, for the {num} chains of "
+                f"correction={name!r}",
+                lambda v: v % num == 0 and v >= num * _FEWEST_OF_A_CHAIN,
+            )
+        require(
+            "multimodal",
+            self.settings.multimodal,
+            f"False with correction={name!r}, whose chains stay in the modes they start in",
+            lambda v: self.is_multimodal or not v,
+        )
 
 
 def mixing(grouped: Float[np.ndarray, "chain n d"]) -> tuple[float, float]:

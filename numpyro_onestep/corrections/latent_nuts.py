@@ -8,108 +8,136 @@ at most, with steps that are short and not adapted: a chain that warms up in a n
 own for ever, one that does not would keep steps that are too long for it.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, final
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro.infer import MCMC, NUTS
 
+from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
+from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator, stream
-from numpyro_onestep.corrections.base import LARGEST_R_HAT, Corrected, mixing
-from numpyro_onestep.settings import Settings
+from numpyro_onestep.corrections.base import (
+    LARGEST_R_HAT,
+    AbstractCorrection,
+    Corrected,
+    mixing,
+)
+from numpyro_onestep.flow import FlowDistribution
+from numpyro_onestep.importance.evidence import WeightedPool
+from numpyro_onestep.settings import DrawSettings
+from numpyro_onestep.target import Potential
 
-_NUM_CHAINS = 4
 _NUM_WARMUP = 500
 _TARGET_ACCEPTANCE = 0.9
 # At most 127 leapfrog steps a transition.
 _MAX_TREE_DEPTH = 7
-# The steps of a second and a third run, in units of d^(-1/4) (how they scale for a standard
-# normal), and their depths.  The former is stable where the density curves up to 1600 sqrt(d) times
-# as much as that one's.
+# Step sizes of the second and the third run, in units of d^(-1/4) (how they scale for a standard
+# normal), and their tree depths.  The former is stable where the density curves up to 1600 sqrt(d)
+# times as much as that of a standard normal.
 _SHORT_STEPS, _NUM_SHORT_WARMUP = ((0.05, 7), (0.025, 8)), 100
 # Nats that keep chains from where the map has folded: one visit in e^50.
 _WALL = 50.0
 
 
-def latent_nuts(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
+@final
+@dataclass(frozen=True)
+class LatentNUTS(AbstractCorrection):
     """Four chains of NUTS on z, mapped to x."""
-    key_run, key_again = stream(rng_key, "chains"), stream(rng_key, "short steps")
-    rng = numpy_generator(stream(rng_key, "starts"))
-    flow, potential, num_steps = run.training.flow, run.potential, run.num_flow_steps
 
-    def latent_potential(z):
-        y, log_det, sign = flow.volume(z, num_steps)
-        energy = potential(y) - log_det
-        # Beyond a fold a point would be counted twice.  A wall keeps the chains out; one of
-        # infinite height would call a leapfrog step into it a divergence, which it is not.
-        energy = jnp.where(sign > 0, energy, energy + _WALL)
-        return jnp.where(jnp.isfinite(energy), energy, jnp.inf)
+    num_chains: ClassVar[int] = 4
+    is_multimodal: ClassVar[bool] = False
 
-    weights = np.exp(run.smoothed) * (np.asarray(run.pool.sign) > 0)
-    at = rng.choice(len(weights), size=_NUM_CHAINS, p=weights / weights.sum())
-    start = run.pool.z[at]
-    adapted = NUTS(
-        potential_fn=latent_potential,
-        target_accept_prob=_TARGET_ACCEPTANCE,
-        max_tree_depth=_MAX_TREE_DEPTH,
-    )
-    mcmc = _run(adapted, _NUM_WARMUP, start, key_run, settings)
-    for step, depth in _SHORT_STEPS:
-        if not _trouble(mcmc)[1]:
-            break
-        short = NUTS(
-            potential_fn=latent_potential,
-            step_size=step * start.shape[1] ** -0.25,
-            adapt_step_size=False,
-            adapt_mass_matrix=False,
-            max_tree_depth=depth,
+    settings: DrawSettings
+
+    def __call__(
+        self,
+        weighted: WeightedPool,
+        distribution: FlowDistribution,
+        target: Potential,
+        rng_key: PRNGKeyArray,
+    ) -> Corrected:
+        """Run the chains, with shorter steps where some diverge."""
+        key_run, key_again = stream(rng_key, "chains"), stream(rng_key, "short steps")
+        rng = numpy_generator(stream(rng_key, "starts"))
+        pool, smoothed = weighted.pool, weighted.smoothed_log_weights
+        weights = np.exp(smoothed) * (pool.sign > 0)
+        at = rng.choice(len(weights), size=self.num_chains, p=weights / weights.sum())
+        start = jnp.asarray(pool.z[at])
+        kernel = partial(NUTS, potential_fn=partial(_latent_potential, distribution, target))
+        adapted = kernel(target_accept_prob=_TARGET_ACCEPTANCE, max_tree_depth=_MAX_TREE_DEPTH)
+        mcmc = self._chains(adapted, _NUM_WARMUP, start, key_run)
+        for step, depth in _SHORT_STEPS:
+            if not _trouble(mcmc)[1]:
+                break
+            short = kernel(
+                step_size=step * start.shape[1] ** -0.25,
+                adapt_step_size=False,
+                adapt_mass_matrix=False,
+                max_tree_depth=depth,
+            )
+            again = self._chains(short, _NUM_SHORT_WARMUP, start, key_again)
+            mcmc = min(mcmc, again, key=_trouble)
+        z = mcmc.get_samples()
+        extra = {name: np.asarray(value) for name, value in mcmc.get_extra_fields().items()}
+        x, log_density, log_q = map_in_blocks(lambda rows: _outcomes(distribution, target, rows), z)
+        r_hat, min_ess = mixing(mcmc.get_samples(group_by_chain=True))
+        return Corrected(
+            x,
+            f"by NUTS in the flow's space in {self.num_chains} chains",
+            num_chains=self.num_chains,
+            r_hat=r_hat,
+            min_ess=min_ess,
+            acceptance=float(extra["accept_prob"].mean()),
+            divergences=int(extra["diverging"].sum()),
+            stats={
+                "lp": log_density,
+                "log_q": log_q,
+                "log_weight": log_density - log_q,
+                "diverging": extra["diverging"],
+                "n_steps": extra["num_steps"],
+                "acceptance_rate": extra["accept_prob"],
+            },
         )
-        again = _run(short, _NUM_SHORT_WARMUP, start, key_again, settings)
-        mcmc = min(mcmc, again, key=_trouble)
-    z = mcmc.get_samples()
-    extra = {name: np.asarray(value) for name, value in mcmc.get_extra_fields().items()}
 
-    def outcome(z):
-        y, log_det, _ = flow.volume(z, num_steps)
-        log_q = potential.noise.log_density(z) - log_det - potential.base.log_det
-        x = potential.base.unwhiten(y)
-        return x, -potential.potential(x), log_q
-
-    x, log_density, log_q = jax.jit(lambda z: jax.lax.map(outcome, z, batch_size=500))(z)
-    r_hat, min_ess = mixing(mcmc.get_samples(group_by_chain=True))
-    return Corrected(
-        x,
-        f"by NUTS in the flow's space in {_NUM_CHAINS} chains",
-        num_chains=_NUM_CHAINS,
-        r_hat=r_hat,
-        min_ess=min_ess,
-        acceptance=float(extra["accept_prob"].mean()),
-        divergences=int(extra["diverging"].sum()),
-        stats={
-            "lp": log_density,
-            "log_q": log_q,
-            "log_weight": log_density - log_q,
-            "diverging": extra["diverging"],
-            "n_steps": extra["num_steps"],
-            "acceptance_rate": extra["accept_prob"],
-        },
-    )
+    def _chains(self, kernel: NUTS, num_warmup: int, start: Any, rng_key: PRNGKeyArray) -> MCMC:
+        mcmc = MCMC(
+            kernel,
+            num_warmup=num_warmup,
+            num_samples=self.settings.num_samples // self.num_chains,
+            num_chains=self.num_chains,
+            chain_method="vectorized",
+            progress_bar=self.settings.progress_bar,
+        )
+        fields = ("diverging", "num_steps", "accept_prob")
+        mcmc.run(rng_key, init_params=start, extra_fields=fields)
+        return mcmc
 
 
-def _run(kernel: NUTS, num_warmup: int, start, rng_key, settings: Settings) -> MCMC:
-    mcmc = MCMC(
-        kernel,
-        num_warmup=num_warmup,
-        num_samples=-(-settings.num_samples // _NUM_CHAINS),
-        num_chains=_NUM_CHAINS,
-        chain_method="vectorized",
-        progress_bar=settings.progress_bar,
-    )
-    fields = ("diverging", "num_steps", "accept_prob")
-    mcmc.run(rng_key, init_params=start, extra_fields=fields)
-    return mcmc
+def _latent_potential(
+    distribution: FlowDistribution, target: Potential, z: Float[Array, " d"]
+) -> Float[Array, ""]:
+    """Minus the log of gamma(T(z)) |det dT/dz| (nats)."""
+    image = distribution.transform.image(z)
+    energy = target(image.x) - image.log_det
+    # Beyond a fold a point would be counted twice.  A wall keeps the chains out; one of infinite
+    # height would call a leapfrog step into it a divergence, which it is not.
+    energy = jnp.where(image.sign > 0, energy, energy + _WALL)
+    return jnp.where(jnp.isfinite(energy), energy, jnp.inf)
+
+
+@compiled
+def _outcomes(distribution: FlowDistribution, target: Potential, z: Float[Array, "n d"]) -> Any:
+    """Images of z, and the log densities of the target and of the flow there (nats)."""
+
+    def one(z):
+        image = distribution.transform.image(z)
+        return image.x, -target(image.x), distribution.log_prob_at(z, image)
+
+    return map_in_batches(one, z)
 
 
 def _trouble(mcmc: MCMC) -> tuple[bool, int]:

@@ -1,64 +1,100 @@
-"""Pareto-smoothed resampling, and moves where the weights are heavy-tailed."""
+"""Pareto-smoothed resampling, and HMC rejuvenation where the weights are heavy-tailed."""
 
 import math
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import final
 
 import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep._util.batching import map_in_batches
-from numpyro_onestep.corrections.base import Corrected
-from numpyro_onestep.flow.base_distribution import NormalMixture
-from numpyro_onestep.importance.evidence import NEGLIGIBLE_GAP
+from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep.corrections.base import AbstractCorrection, Corrected
+from numpyro_onestep.flow import FlowDistribution, PreconditionedPotential
+from numpyro_onestep.flow.base_distribution import AbstractBaseDistribution, NormalMixture
+from numpyro_onestep.importance.evidence import NEGLIGIBLE_GAP, WeightedPool
+from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.importance.resampling import MOST_FEATURES, resample
-from numpyro_onestep.mcmc.rejuvenation import move_until_level
-from numpyro_onestep.settings import Settings
+from numpyro_onestep.mcmc.rejuvenation import rejuvenate
+from numpyro_onestep.settings import DrawSettings
+from numpyro_onestep.target import Potential
 
-# Weights with a heavier tail than this are helped by moves: k itself is known to 0.1 or so.
+# Weights of a Pareto k above this are heavy-tailed enough for rejuvenation to help.  It is well
+# below the limit of 0.7, since k is only known to 0.1 or so.
 _LIGHT_TAIL = 0.4
-# What is balanced ends at so many standard deviations, so that no tail rules it.
+# Standard deviations at which the features of a draw that is further out are taken, so that single
+# draws in a tail do not rule what is balanced.
 _FARTHEST = 4.0
+# An interquartile range of a normal distribution, in its standard deviations.
+_INTERQUARTILE = 1.35
+_MOST_FOR_QUANTILES = 4000  # members of the pool that quantiles are taken of
 
 
-def psis(run: Any, settings: Settings, rng_key: PRNGKeyArray) -> Corrected:
+@final
+@dataclass(frozen=True)
+class PSIS(AbstractCorrection):
     """Distinct members of the pool, chosen by their smoothed weights."""
-    # In more dimensions they would be made in vain, and take a pool's room each.
-    few = run.pool.x.shape[1] <= settings.num_samples * MOST_FEATURES
-    features = _features(run) if few else []
-    chosen, capped_share = resample(rng_key, run.smoothed, settings.num_samples, features)
-    line = f"resampled from {settings.num_pool}"
-    result = Corrected(run.pool.x[chosen], line, chosen=chosen, capped_share=capped_share)
-    evidence = run.evidence
-    gap = evidence.log_evidence - evidence.elbo
-    heavy = evidence.pareto_k > _LIGHT_TAIL
-    num_moves, most_rounds = settings.moves(result.x.shape[1])
-    if num_moves and heavy and NEGLIGIBLE_GAP < gap < math.inf:
-        moved = move_until_level(
-            run.potential, result.x, rng_key, num_moves, most_rounds, evidence.doubtful
+
+    settings: DrawSettings
+
+    def __call__(
+        self,
+        weighted: WeightedPool,
+        distribution: FlowDistribution,
+        target: Potential,
+        rng_key: PRNGKeyArray,
+    ) -> Corrected:
+        """Resample, and rejuvenate where that may help."""
+        settings, (pool, evidence, smoothed) = self.settings, weighted
+        d = pool.x.shape[1]
+        # With more features than that none would be used, and each takes as much room as the pool.
+        few = d <= settings.num_samples * MOST_FEATURES
+        features = _features(pool, distribution.base) if few else []
+        chosen, capped = resample(rng_key, smoothed, settings.num_samples, features)
+        line = f"resampled from {settings.num_pool}"
+        result = Corrected(pool.x[chosen], line, chosen=chosen, capped_fraction=capped)
+        gap = evidence.log_evidence - evidence.elbo
+        num_steps, most_rounds = settings.rejuvenation(d)
+        heavy = evidence.pareto_k > _LIGHT_TAIL and NEGLIGIBLE_GAP < gap < math.inf
+        if not (num_steps and heavy):
+            return result
+        preconditioned = PreconditionedPotential(target, distribution.preconditioner)
+        x, taken, change = rejuvenate(
+            preconditioned, result.x, rng_key, num_steps, most_rounds, evidence.doubtful
         )
-        result.x, result.num_moves, result.shift = moved
-        result.chosen = None
-        result.line += f", then moved by {result.num_moves} steps of HMC"
-    return result
+        return replace(
+            result,
+            x=x,
+            line=f"{line}, then moved by {taken} steps of HMC",
+            chosen=None,
+            num_rejuvenation_steps=taken,
+            change=change,
+        )
 
 
-def _features(run: Any) -> list[np.ndarray]:
+def _features(pool: Pool, base: AbstractBaseDistribution) -> list[np.ndarray]:
     """What the draws share with the pool: weights of modes, means, second moments, and asymmetry.
 
     The sine is a bounded third feature: with it the means of exp x and of x > 0 are nearer too.
     """
-    x = np.asarray(run.pool.x, np.float64)
+    x = np.asarray(pool.x, np.float64)
     x = np.where(np.isfinite(x), x, 0.0)
-    lower, median, upper = np.quantile(x[:: max(1, len(x) // 4000)], (0.25, 0.5, 0.75), axis=0)
-    scale = (upper - lower) / 1.35 + 1e-30  # a normal's standard deviation
+    some = x[:: max(1, len(x) // _MOST_FOR_QUANTILES)]
+    lower, median, upper = np.quantile(some, (0.25, 0.5, 0.75), axis=0)
+    scale = (upper - lower) / _INTERQUARTILE + 1e-30
     white = np.clip((x - median) / scale, -_FARTHEST, _FARTHEST)
     groups = [white, white**2, np.sin(white)]
-    noise = run.potential.noise
-    if isinstance(noise, NormalMixture):
-
-        def component(z):
-            return jax.nn.softmax(noise.log_weights + noise.log_components(z[None])[0])
-
-        groups.insert(0, np.asarray(map_in_batches(component, run.pool.z, 1000)))
+    if isinstance(base, NormalMixture):
+        groups.insert(0, map_in_blocks(lambda z: _memberships(base, z), pool.z))
     return groups
+
+
+@compiled
+def _memberships(base: NormalMixture, z: Float[Array, "n d"]) -> Float[Array, "n c"]:
+    """The probability of each component of a mixture, for each draw."""
+
+    def one(z):
+        return jax.nn.softmax(base.log_weights + base.log_components(z[None])[0])
+
+    return map_in_batches(one, z)

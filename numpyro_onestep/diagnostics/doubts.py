@@ -4,40 +4,44 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
+from numpyro_onestep import limits
 from numpyro_onestep._util.naming import flatten_names
+from numpyro_onestep.checks.coverage import Missed
+from numpyro_onestep.checks.line_scan import Scan
 from numpyro_onestep.corrections.base import LARGEST_R_HAT, Corrected
-from numpyro_onestep.diagnostics.coverage import Missed
 from numpyro_onestep.importance.evidence import Evidence
-from numpyro_onestep.multimodal.tempered_smc import MOST_DIMENSIONS
+from numpyro_onestep.result import Drawn
 from numpyro_onestep.target.precision import LARGEST_GRAIN, grain
 from numpyro_onestep.training.loop import TrainingResult
 
-# Mass expected beyond the heaviest draw that means and spreads do not show, where the weights are
-# uneven as well, by their ESS as a share of the draws or by the gap (nats). The expectation is an
-# extrapolation: where nothing else speaks for it, it has to be large.
+# Fractions of the mass that may lie beyond the heaviest draw without means and standard deviations
+# showing it.  That is an extrapolation: it counts from the first on where the weights are uneven as
+# well, by their ESS as a fraction of the draws or by the gap (nats), and else from the last on.
 _TAIL_MASS, _UNEVEN_ESS, _UNEVEN_GAP, _LARGE_TAIL_MASS = 0.02, 0.6, 0.03, 0.25
-# Weight on draws too heavy to be chosen once that means and spreads do not show.
+# The fraction of the weight that may lie on draws too heavy to be chosen once.
 _CAPPED = 0.05
-# A pool worth less than this share of its draws, with a tail too heavy to smooth.
+# A pool is poor if it is worth less than this fraction of its draws.
 _POOR_ESS = 0.1
-# A fold counts the weight around it twice: this much of it moves the log evidence by a few times
-# 0.001 nats, below its Monte Carlo error.
+# A fold counts the weight around it twice: this fraction of it moves the log evidence by a few
+# times 0.001 nats, which is below its Monte Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
-# The log density may be known to this (nats): with the rounding of its sum that is some 0.1.
+# Nats between neighbouring floats of the size of the log density.  Rounding of a sum of many terms
+# multiplies that, to some 0.1.
 _COARSE = 0.05
-# Draws whose density is not a number, a share of all: single ones are what rounding makes of a
+# The fraction of draws whose density may be not a number: single ones are what rounding makes of a
 # Cholesky factor now and then.
 _NEGLIGIBLE_REJECTED = 1e-3
-# Training steps, a share of all, that met such a value among their draws.
+# The fraction of training steps that may have met such a value among their draws.
 _NEGLIGIBLE_SKIPPED = 1e-2
-# Training that had to go on at less than this share of its learning rate may have stalled.
+# Training that had to go on at less than this fraction of its learning rate may have stalled.
 _STANDSTILL = 0.1
 # Nats between ELBO and log evidence below which training has nothing left to do.
 _SMALL_GAP = 0.1
-# A k that is only just below its limit matters where the gap is larger than this (nats).
+# A Pareto k just below its limit matters where the gap is larger than this (nats).
 _DOUBTFUL_GAP = 0.2
-# Mass that the draws may miss, over the mass they see: roughly estimated, so not too small.
+# Mass that the draws may miss, over the mass they see: a rough estimate, so not too small.
 _NEGLIGIBLE_ODDS = 0.03
 
 
@@ -49,11 +53,11 @@ class Doubt(NamedTuple):
     rank: int  # the lowest comes first
 
 
-def doubts(run: Any) -> list[Doubt]:
+def doubts(run: Drawn) -> list[Doubt]:
     """All that speaks against the draws or the log evidence, the likeliest cause first."""
     evidence, training, corrected, scan = run.evidence, run.training, run.corrected, run.scan
     found: list[Doubt] = []
-    mixture = not training.bends
+    mixture = not training.from_gaussian
     modes = _modes_remedy(run)
     if scan is not None and scan.edge and not (_is_sound(evidence) and scan.off <= 1):
         found.append(
@@ -96,12 +100,12 @@ def doubts(run: Any) -> list[Doubt]:
             )
         )
     scan_edge = scan is not None and scan.edge
-    share = evidence.num_not_a_number / max(evidence.num_draws, 1)
-    if share > _NEGLIGIBLE_REJECTED:
+    lost = evidence.num_not_a_number / max(evidence.num_draws, 1)
+    if lost > _NEGLIGIBLE_REJECTED:
         found.append(
             Doubt(
-                f"the density is not a number at {share:.1%} of the draws",
-                f"The density is not a number at {share:.1%} of the flow's draws (in "
+                f"the density is not a number at {lost:.1%} of the draws",
+                f"The density is not a number at {lost:.1%} of the flow's draws (in "
                 f"{run.problem.start.dtype}): any mass there is missing. Check the model "
                 "for overflow (exp of a wide parameter) and for matrices that are nearly "
                 "singular (add to their diagonal).",
@@ -120,7 +124,7 @@ def doubts(run: Any) -> list[Doubt]:
             )
         )
     if folds(evidence):
-        folded = max(evidence.folded_share, evidence.folded_weight)
+        folded = max(evidence.folded_fraction, evidence.folded_weight)
         found.append(
             Doubt(
                 f"the map folds at {folded:.2%} of the draws",
@@ -131,7 +135,7 @@ def doubts(run: Any) -> list[Doubt]:
             )
         )
     found += _tail_doubts(evidence, corrected, mixture, modes)
-    if corrected is not None and corrected.r_hat is not None:
+    if corrected.r_hat is not None:
         if not corrected.r_hat < LARGEST_R_HAT:
             found.append(
                 Doubt(
@@ -168,10 +172,8 @@ def doubts(run: Any) -> list[Doubt]:
     return sorted(found, key=lambda doubt: doubt.rank)
 
 
-def _grain_doubts(run: Any) -> list[Doubt]:
+def _grain_doubts(run: Drawn) -> list[Doubt]:
     """Where the draws' own floats are too far apart for the posterior."""
-    if run.corrected is None:
-        return []
     apart = grain(np.asarray(run.corrected.x))
     if not apart.max() > LARGEST_GRAIN:
         return []
@@ -191,9 +193,9 @@ def _is_sound(evidence: Evidence) -> bool:
     return fine and not _tail_doubts(evidence)
 
 
-def is_good(run: Any) -> bool:
+def is_good(evidence: Evidence, scan: Scan | None = None) -> bool:
     """Whether weights, and what lines through the draws show, are as they should be."""
-    return _is_sound(run.evidence) and (run.scan is None or run.scan.off <= 1)
+    return _is_sound(evidence) and (scan is None or scan.off <= 1)
 
 
 def _tail_doubts(
@@ -204,9 +206,9 @@ def _tail_doubts(
     k, limit = evidence.pareto_k, evidence.pareto_k_limit
     gap = evidence.log_evidence - evidence.elbo
     signs = []
-    uneven = evidence.ess_share < _UNEVEN_ESS or gap > _UNEVEN_GAP
+    uneven = evidence.ess_fraction < _UNEVEN_ESS or gap > _UNEVEN_GAP
     heavy = evidence.tail_mass > (_TAIL_MASS if uneven else _LARGE_TAIL_MASS)
-    if heavy or (k > limit and evidence.ess_share < _POOR_ESS):
+    if heavy or (k > limit and evidence.ess_fraction < _POOR_ESS):
         signs.append(
             f"Pareto k is {k:.2f}, and about {min(evidence.tail_mass, 1.0):.0%} of the mass is "
             "expected beyond the heaviest draw"
@@ -216,23 +218,24 @@ def _tail_doubts(
             f"Pareto k is {k:.2f}, below {limit:.2f} by less than its standard error of "
             f"{evidence.pareto_k_std_error:.2f}, at a gap of {gap:.2f} nats"
         )
-    if corrected is not None and corrected.capped_share > _CAPPED:
+    if corrected is not None and corrected.capped_fraction > _CAPPED:
         signs.append(
-            f"{corrected.capped_share:.1%} of the weight lies on draws too heavy to be chosen once"
+            f"{corrected.capped_fraction:.1%} of the weight lies on draws too heavy to be chosen "
+            "once"
         )
-    if corrected is not None and corrected.shift > 0:
+    if corrected is not None and corrected.change > 0:
         signs.append(
             "short Markov chains from the draws changed a standard deviation by "
-            f"{math.expm1(corrected.shift):.0%}"
+            f"{math.expm1(corrected.change):.0%}"
         )
     if not signs:
         return []
     affected = "the log evidence" if chains else "the draws and the log evidence"
-    if evidence.ess_share < _POOR_ESS and not chains and not mixture:
+    if evidence.ess_fraction < _POOR_ESS and not chains and not mixture:
         # On a ring and on labels that swap this helped, and chains in the flow's space did not.
         cause = (
             "The flow does not fit the posterior, which may have several modes or be bent like a "
-            f"ring: {'; '.join(signs)}, and the pool is worth {evidence.ess_share:.1%} of its "
+            f"ring: {'; '.join(signs)}, and the pool is worth {evidence.ess_fraction:.1%} of its "
             f"draws. So {affected} may be wrong. {modes}"
         )
         return [Doubt(signs[0], cause, 8)]
@@ -252,16 +255,17 @@ def _training_doubts(training: TrainingResult, evidence: Evidence, already: bool
     gap = evidence.log_evidence - evidence.elbo
     if not (already or gap > _SMALL_GAP) or training.interrupted or not len(training.losses):
         return []
+    rate = training.learning_rate_scale
     # A mixture is near the target before any training.
-    if training.pace < _STANDSTILL and (already or training.bends):
+    if rate < _STANDSTILL and (already or training.from_gaussian):
         cause = (
             "Steps that folded the map, or lost mass, were undone so often that training went on "
-            f"at {training.pace:.1%} of its learning rate, and may have stood still where it seems "
-            "to have converged. Take a smaller learning_rate or num_flow_steps=4, or "
+            f"at {rate:.1%} of its learning rate, and may have stood still where it seems to have "
+            "converged. Take a smaller learning_rate or num_flow_steps=4, or "
             "reparameterise the model."
         )
-        return [Doubt(f"training went on at {training.pace:.1%} of its rate", cause, 5)]
-    if not training.judged:
+        return [Doubt(f"training went on at {rate:.1%} of its rate", cause, 5)]
+    if not training.is_judged:
         cause = (
             f"Training ended after {len(training.losses)} iterations, before its convergence could "
             "be judged. Raise max_steps."
@@ -276,50 +280,50 @@ def _training_doubts(training: TrainingResult, evidence: Evidence, already: bool
     return []
 
 
-def _modes_remedy(run: Any) -> str:
-    if not run.training.bends:
+def _modes_remedy(run: Drawn) -> str:
+    if not run.training.from_gaussian:
         return "Compare with NUTS from several starts, or with another key."
-    if run.problem.start.size > MOST_DIMENSIONS:
+    if run.problem.start.size > limits.MULTIMODAL:
         return "Compare with NUTS from several starts."
-    return "Take many_modes=True."
+    return "Take multimodal=True."
 
 
 def folds(evidence: Evidence) -> bool:
     """Whether the map folds at more draws, or at more of their weight, than can be neglected."""
-    return max(evidence.folded_share, evidence.folded_weight) > _NEGLIGIBLE_FOLD
+    return max(evidence.folded_fraction, evidence.folded_weight) > _NEGLIGIBLE_FOLD
 
 
-def misses_modes(run: Any) -> bool:
-    """Whether modes were found that the draws do not reach.
+def missed(run: Drawn) -> Missed | None:
+    """Modes that the draws do not reach, None where none matters.
 
     The mass around a minimum that is a step of the density is no Gaussian's, and is not believed
     where lines through the draws, which see steps, show nothing wrong.
     """
     if run.missed is None or run.missed.odds < _NEGLIGIBLE_ODDS:
-        return False
-    return not (run.scan is not None and run.scan.step and is_good(run))
+        return None
+    is_step = run.scan is not None and run.scan.step and is_good(run.evidence, run.scan)
+    return None if is_step else run.missed
 
 
-def missed_modes(run: Any) -> Doubt:
+def missed_modes(run: Drawn, missed: Missed) -> Doubt:
     """Modes found without the flow that its draws do not reach: where, and how much they hold."""
-    missed: Missed = run.missed
-    share = missed.odds / (1 + missed.odds)
+    mass = missed.odds / (1 + missed.odds)
     modes = "a mode" if missed.num_modes == 1 else f"{missed.num_modes} modes"
     remedy = (
-        "Take many_modes=True."
-        if missed.where.size <= MOST_DIMENSIONS
+        "Take multimodal=True."
+        if missed.where.size <= limits.MULTIMODAL
         else "Run again with init_params= there and compare the evidences, or with more data or "
         "constraints that tell the modes apart."
     )
     sentence = (
         f"Descents from scattered starts found {modes} that the draws do not reach, with about "
-        f"{share:.0%} of the mass; the heaviest at {_place(run, missed.where)}. The "
+        f"{mass:.0%} of the mass; the heaviest at {_place(run, missed.where)}. The "
         f"draws and the evidence are those of the rest of the posterior alone. {remedy}"
     )
     return Doubt(f"{modes} without draws", sentence, -1)
 
 
-def _place(run: Any, x: Any) -> str:
+def _place(run: Drawn, x: Float[Any, " d"]) -> str:
     """A point by the sites in which it stands out from the draws, furthest first."""
     at = flatten_names(run.problem.constrain(x[None]))
     found = []

@@ -7,11 +7,11 @@ cause of all that is seen.
 """
 
 import warnings
-from typing import Any
 
 from numpyro_onestep.corrections.base import Corrected
-from numpyro_onestep.diagnostics.doubts import doubts, missed_modes, misses_modes
-from numpyro_onestep.settings import Settings
+from numpyro_onestep.diagnostics.doubts import doubts, missed, missed_modes
+from numpyro_onestep.result import Drawn, Result
+from numpyro_onestep.settings import DrawSettings
 from numpyro_onestep.training.loop import TrainingResult
 
 
@@ -19,11 +19,11 @@ class OneStepWarning(UserWarning):
     """A result that may be wrong, why, and what to do."""
 
 
-def check(run: Any) -> list[str]:
+def check(run: Drawn) -> tuple[str, ...]:
     """What to warn of: one sentence for the result, and one for each thing that it leaves out."""
-    found = doubts(run)
-    if misses_modes(run):
-        found = [missed_modes(run), *found]
+    found, modes = doubts(run), missed(run)
+    if modes is not None:
+        found = [missed_modes(run, modes), *found]
     messages = []
     if found:
         signs = list(dict.fromkeys(doubt.sign for doubt in found[1:]))[:4]
@@ -51,34 +51,54 @@ def check(run: Any) -> list[str]:
                 "and kept for the whole run, so draws and evidence are those of these members "
                 "alone, each counted several times. Leave subsample_size out to use all the data."
             )
-    return messages
+    return tuple(messages)
 
 
-def verdict(run: Any) -> str:
+def verdict(run: Drawn) -> str:
     """One sentence on whether the corrected draws and the log evidence can be trusted."""
     found = doubts(run)
-    missed = misses_modes(run)
-    if missed or found:
-        return f"do not trust: {'modes are missing' if missed else found[0].sign}"
+    if missed(run) is not None:
+        return "do not trust: modes are missing"
+    if found:
+        return f"do not trust: {found[0].sign}"
     evidence = run.evidence
     if evidence.pareto_k > evidence.pareto_k_limit:
-        share = evidence.tail_mass
-        return f"usable: single draws are heavy, but their tail holds some {share:.1%} of the mass"
+        mass = evidence.tail_mass
+        return f"usable: single draws are heavy, but their tail holds some {mass:.1%} of the mass"
     return "good: the flow covers what it visits, and the weights are reliable"
 
 
-def draws_line(settings: Settings, num_flow_steps: int, corrected: Corrected | None) -> str:
+def summary(run: Result, settings: DrawSettings) -> str:
+    """What the weights say, and all else that a user should know of a run, in a line each."""
+    evidence = run.evidence
+    log_evidence, error = evidence.log_evidence, evidence.log_evidence_std_error
+    rows = [
+        ("ELBO", f"{evidence.elbo:.3f} +- {evidence.elbo_std_error:.3f} nats"),
+        ("log evidence", f"{log_evidence:.3f} +- {error:.3f} nats"),
+        ("Pareto k", f"{evidence.pareto_k:.2f} (limit {evidence.pareto_k_limit:.2f})"),
+        ("", verdict(run)),
+        ("ESS of weights", f"{evidence.ess:.0f} of {evidence.num_draws} draws"),
+        ("map folds at", f"{evidence.folded_fraction:.2%} of draws"),
+        ("target in", run.problem.line),
+        ("draws", _draws_line(settings, run.num_flow_steps, run.corrected)),
+        ("training", _training_line(run.training, run.seconds)),
+    ]
+    if evidence.num_non_finite:
+        rows.append(("left out", f"{evidence.num_non_finite} draws without a finite density"))
+    lines = [f"{name:>16s}  {value}" for name, value in rows]
+    return "\n".join([*lines, *(f"WARNING: {message}" for message in run.messages), ""])
+
+
+def _draws_line(settings: DrawSettings, num_flow_steps: int, corrected: Corrected) -> str:
     """How the draws came about."""
     steps = f"{num_flow_steps} flow step{'s' if num_flow_steps > 1 else ''} each"
-    if corrected is None:
-        return steps
     text = f"{settings.num_samples} {corrected.line}, {steps}"
     if corrected.r_hat is not None:
         text += f"; R-hat {corrected.r_hat:.3f}, ESS {corrected.min_ess:.0f}"
     return text
 
 
-def training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
+def _training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
     """How training ended, and how long the run took."""
     total = sum(seconds.values())
     if not len(training.losses):
@@ -87,14 +107,14 @@ def training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
         end = "interrupted"
     elif training.converged:
         end = "converged"
-    elif training.still_rising or not training.judged:
+    elif training.still_rising or not training.is_judged:
         end = "stopped at max_steps, still improving,"
     else:
         end = "stopped at max_steps, level within its noise,"
     return f"{end} after {len(training.losses)} iterations; {total:.1f} s in all"
 
 
-def warn(messages: list[str], stacklevel: int) -> None:
+def warn(messages: tuple[str, ...], stacklevel: int) -> None:
     """Raise each message as a `OneStepWarning`."""
     for message in messages:
         warnings.warn(message, OneStepWarning, stacklevel=stacklevel + 1)

@@ -1,4 +1,4 @@
-"""What the flow starts from: a distribution in whitened coordinates whose density is known.
+"""The base distribution: what the flow starts from, in whitened coordinates, its density known.
 
 Usually the standard normal.  Where the posterior has many modes a mixture takes its place, so that
 no continuous map has to tear one Gaussian into many pieces; a draw still costs one evaluation, and
@@ -6,6 +6,7 @@ its density stays exact.
 """
 
 import abc
+import math
 
 import equinox as eqx
 import jax
@@ -14,8 +15,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-# Numbers in the factors of as many draws as are made at once.
-_LARGEST_GATHER = 2**24
+# Numbers in the Cholesky factors of as many draws as are made at once: 110 MB in single precision.
+_LARGEST_GATHER = 27_487_790
 
 
 def standard_normal_log_density(z: Float[Array, " d"]) -> Float[Array, ""]:
@@ -23,8 +24,12 @@ def standard_normal_log_density(z: Float[Array, " d"]) -> Float[Array, ""]:
     return -0.5 * jnp.sum(z**2) - 0.5 * z.size * jnp.log(2 * jnp.pi)
 
 
-class AbstractNoise(eqx.Module):
-    """Draws and densities (nats); `scale` widens every component by that factor."""
+class AbstractBaseDistribution(eqx.Module):
+    """Draws and densities (nats).
+
+    `scale` inflates the distribution: every component keeps its centre, and its standard
+    deviations are that many times as large.
+    """
 
     @abc.abstractmethod
     def sample(
@@ -34,14 +39,14 @@ class AbstractNoise(eqx.Module):
         like: Float[Array, " d"],
         scale: float | Float[Array, " n"] = 1.0,
     ) -> Float[Array, "n d"]:
-        """Independent draws, of the length and type of `like`; the scale may be one for each."""
+        """Independent draws, of the length and type of `like`; each may have its own scale."""
 
     @abc.abstractmethod
     def log_density(self, z: Float[Array, " d"], scale: float = 1.0) -> Float[Array, ""]:
         """Log density of one draw."""
 
 
-class StandardNormal(AbstractNoise):
+class StandardNormal(AbstractBaseDistribution):
     """N(0, I)."""
 
     def sample(self, rng_key, num, like, scale=1.0):
@@ -56,7 +61,7 @@ class StandardNormal(AbstractNoise):
 STANDARD_NORMAL = StandardNormal()
 
 
-class NormalMixture(AbstractNoise):
+class NormalMixture(AbstractBaseDistribution):
     """A mixture of Gaussians N(loc_c, L_c L_c^T)."""
 
     log_weights: Float[Array, " c"]
@@ -97,26 +102,26 @@ def normal_mixture(log_weights, loc, scale_tril, dtype) -> NormalMixture:
     return NormalMixture(*(jnp.asarray(part, dtype) for part in parts))
 
 
-class ScaleMixture(AbstractNoise):
-    """A mixture of Gaussians at several widths each: heavy tails, of any weight wanted."""
+class ScaleMixture(AbstractBaseDistribution):
+    """A mixture of Gaussians at several scales each: heavy tails, of any weight wanted."""
 
     mixture: NormalMixture
-    log_shares: Float[Array, " s"]
+    log_fractions: Float[Array, " s"]
     scales: Float[Array, " s"]
 
     def sample(self, rng_key, num, like, scale=1.0):
         """Draws: a width each, then one of the mixture."""
         key_width, key_draw = jr.split(rng_key)
-        width = self.scales[jr.categorical(key_width, self.log_shares, shape=(num,))]
+        width = self.scales[jr.categorical(key_width, self.log_fractions, shape=(num,))]
         return self.mixture.sample(key_draw, num, like, scale * width)
 
     def log_density(self, z, scale=1.0):
         """Log of the weighted sum over widths."""
         log_widths = jax.vmap(lambda width: self.mixture.log_density(z, scale * width))(self.scales)
-        return jax.nn.logsumexp(self.log_shares + log_widths)
+        return jax.nn.logsumexp(self.log_fractions + log_widths)
 
 
-class ProductMixture(AbstractNoise):
+class ProductMixture(AbstractBaseDistribution):
     """Independent coordinates, each a mixture of one-dimensional Gaussians.
 
     With c components a coordinate it has up to c^d modes: what a mixture in d dimensions would need
@@ -145,3 +150,8 @@ class ProductMixture(AbstractNoise):
         white = (z[:, None] - self.loc) / width
         log_normal = -0.5 * white**2 - jnp.log(width) - 0.5 * jnp.log(2 * jnp.pi)
         return jax.nn.logsumexp(self.log_weights + log_normal, axis=1).sum()
+
+
+def inflated_scale(d: int) -> float:
+    """Scale of draws a little wider than the base distribution: a unit of radius more, at any d."""
+    return 1 + 1 / math.sqrt(d)

@@ -1,29 +1,30 @@
-"""Gaussian bases as affine maps, and the target in the coordinates that such a map whitens."""
+"""The Gaussian preconditioner: an affine map x = loc + A y.
 
-import math
+It leads from whitened coordinates y to unconstrained ones x.  Its Gaussian N(loc, A A^T) is fitted
+to the target, so that the target is near a standard normal in y, which is easier to learn.
+"""
+
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Self
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float, PRNGKeyArray
-
-from numpyro_onestep.flow.base_distribution import STANDARD_NORMAL, AbstractNoise
+from jaxtyping import Array, Float
 
 
-class AbstractBase(eqx.Module):
+class AbstractPreconditioner(eqx.Module):
     """A Gaussian on R^d: x = loc + A y, with y standard normal."""
 
     loc: eqx.AbstractVar[Float[Array, " d"]]
 
     @abstractmethod
     def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
-        """X = loc + A y."""
+        """x = loc + A y."""
 
     @abstractmethod
     def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
-        """Y = A^-1 (x - loc)."""
+        """y = A^-1 (x - loc)."""
 
     @property
     @abstractmethod
@@ -40,21 +41,21 @@ class AbstractBase(eqx.Module):
 
     def moved(self, by: Float[Array, " d"]) -> Self:
         """The same Gaussian elsewhere."""
-        return eqx.tree_at(lambda base: base.loc, self, self.loc + by)
+        return eqx.tree_at(lambda own: own.loc, self, self.loc + by)
 
 
-class GaussianBase(AbstractBase):
+class GaussianPreconditioner(AbstractPreconditioner):
     """N(loc, scale_tril scale_tril^T): A is a triangle."""
 
     loc: Float[Array, " d"]
     scale_tril: Float[Array, "d d"]
 
     def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
-        """X = loc + L y."""
+        """x = loc + L y."""
         return self.loc + self.scale_tril @ y
 
     def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
-        """Y = L^-1 (x - loc)."""
+        """y = L^-1 (x - loc)."""
         return solve_triangular(self.scale_tril, x - self.loc, lower=True)
 
     @property
@@ -72,7 +73,7 @@ class GaussianBase(AbstractBase):
         return self.scale_tril @ (v @ self.scale_tril)
 
 
-class LowRankBase(AbstractBase):
+class LowRankPreconditioner(AbstractPreconditioner):
     """A = diag(scale) (I + Q diag(stretch) Q^T), the columns of Q orthonormal: no d x d matrix."""
 
     loc: Float[Array, " d"]
@@ -81,11 +82,11 @@ class LowRankBase(AbstractBase):
     stretch: Float[Array, " r"]
 
     def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
-        """X = loc + A y."""
+        """x = loc + A y."""
         return self.loc + self.scale * self._stretched(y, self.stretch)
 
     def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
-        """Y = A^-1 (x - loc)."""
+        """y = A^-1 (x - loc)."""
         return self._stretched((x - self.loc) / self.scale, 1 / (1 + self.stretch) - 1)
 
     @property
@@ -104,30 +105,3 @@ class LowRankBase(AbstractBase):
     def _stretched(self, v: Float[Array, " d"], by: Float[Array, " r"]) -> Float[Array, " d"]:
         """(I + Q diag(by) Q^T) v."""
         return v + self.directions @ (by * (self.directions.T @ v))
-
-
-class WhitenedPotential(eqx.Module):
-    """The target's potential in whitened coordinates: -log gamma(y), y = L^-1 (x - loc).
-
-    `noise` is what y is drawn from before the flow: N(0, I) makes x a draw of the base.
-    """
-
-    potential: Any  # an Potential, or for exploration any function of x
-    base: AbstractBase
-    noise: AbstractNoise = STANDARD_NORMAL
-
-    def sample_noise(
-        self, rng_key: PRNGKeyArray, num: int, scale: Any = 1.0, dtype: Any = None
-    ) -> Float[Array, "n d"]:
-        """Draws to send through the flow, of its type: the target's own may be a longer one."""
-        like = self.base.loc if dtype is None else self.base.loc.astype(dtype)
-        return self.noise.sample(rng_key, num, like, scale).astype(like.dtype)
-
-    def __call__(self, y: Float[Array, " d"]) -> Float[Array, ""]:
-        """-log gamma(y) = U(loc + L y) - log|det L| (nats)."""
-        return self.potential(self.base.unwhiten(y)) - self.base.log_det
-
-
-def wide_scale(d: int) -> float:
-    """Standard deviation of draws somewhat wider than the base: a unit of radius more, at any d."""
-    return 1 + 1 / math.sqrt(d)

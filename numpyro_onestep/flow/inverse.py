@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float
 
 from numpyro_onestep.flow.flow_map import FlowMap
 
-_ITERATIONS = 60
-# Shares of Newton's step that are tried; the one that comes nearest is taken.
-_SHARES = (1.0, 0.5, 0.2, 0.05)
+_MOST_ITERATIONS = 60
+# Fractions of Newton's step that are tried; the one that comes nearest to the point is taken.
+_FRACTIONS = (1.0, 0.5, 0.2, 0.05)
 # Of the target's size, in units of the floats' precision: what counts as there.
 _ROUND_TRIP = 3000.0
 
@@ -56,18 +56,23 @@ def invert(
 def _invert_step(
     flow: FlowMap, target: Float[Array, " d"], start: Float[Array, " d"], tau, step_size
 ) -> Float[Array, " d"]:
-    shares = jnp.asarray(_SHARES, target.dtype)
+    fractions = jnp.asarray(_FRACTIONS, target.dtype)
 
-    def newton(at, _):
+    def newton(state):
+        index, at, _ = state
         miss = flow.step(at, tau, step_size) - target
         jacobian = flow.network.step_jacobian(at, tau, step_size)
-        candidates = at - shares[:, None] * jacobian.solve(jacobian.factorise(), miss)
+        candidates = at - fractions[:, None] * jacobian.solve(jacobian.factorise(), miss)
         reached = jax.vmap(lambda u: flow.step(u, tau, step_size))(candidates)
         errors = jnp.sum((reached - target) ** 2, axis=1)
         errors = jnp.where(jnp.isfinite(errors), errors, jnp.inf)
         best = jnp.argmin(errors)
         better = errors[best] < jnp.sum(miss**2)
-        return jnp.where(better, candidates[best], at), None
+        return index + 1, jnp.where(better, candidates[best], at), better
 
-    found, _ = jax.lax.scan(newton, start, None, length=_ITERATIONS)
+    def go_on(state):
+        index, _, better = state
+        return (index < _MOST_ITERATIONS) & better
+
+    _, found, _ = jax.lax.while_loop(go_on, newton, (0, start, jnp.asarray(True)))
     return found

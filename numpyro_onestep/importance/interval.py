@@ -6,23 +6,24 @@ The posterior's draws are the corrected ones, moved on by Markov chains that kno
 weights, and their weights are found through the inverse of the map.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy.spatial.distance import cdist
 
-from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.batching import map_in_blocks
 from numpyro_onestep._util.compilation import compiled
-from numpyro_onestep.flow import FlowMap
-from numpyro_onestep.flow.gaussian import WhitenedPotential
-from numpyro_onestep.flow.inverse import invert
-from numpyro_onestep.importance.evidence import Evidence, Pool
+from numpyro_onestep.flow import FlowDistribution, PreconditionedPotential
+from numpyro_onestep.importance.evidence import Evidence
+from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.mcmc.rejuvenation import move
 
+# Members of the pool among whose images the nearest to each point is looked for.
 _NUM_NEIGHBOURS = 4000
+# One point in a thousand may be lost to rounding.  More is mass that the map gives no density.
+_LEAST_REACHED = 0.999
 
 
 class EvidenceInterval(NamedTuple):
@@ -37,57 +38,66 @@ class EvidenceInterval(NamedTuple):
     lower_std_error: float
     upper: float
     upper_std_error: float
-    share_reached: float  # of the chains' ends that the map's inverse finds
+    reached_fraction: float  # of the chains' ends that the map's inverse finds
 
 
 def evidence_interval(
     evidence: Evidence,
     pool: Pool,
-    flow: FlowMap,
-    potential: WhitenedPotential,
-    num_flow_steps: int,
-    x: Float[Array, "n d"],
+    distribution: FlowDistribution,
+    potential: Any,
+    x: Float[Any, "n d"],
     rng_key: PRNGKeyArray,
-    num_moves: int,
+    num_rejuvenation_steps: int,
 ) -> EvidenceInterval:
     """From the evidence of a pool, and corrected draws to start chains from."""
-    ends = move(potential, x, rng_key, num_moves) if num_moves else x
-    near = _nearest_members(pool, potential, ends)
-    log_weight, found = _log_weights(flow, potential, ends, near, num_flow_steps)
-    found = np.asarray(found) & np.isfinite(np.asarray(log_weight))
-    values = np.asarray(log_weight, np.float64)[found]
+    preconditioned = PreconditionedPotential(potential, distribution.preconditioner)
+    steps = num_rejuvenation_steps
+    ends = move(preconditioned, x, rng_key, steps) if steps else np.asarray(x)
+    near = _nearest_members(pool, distribution, ends)
+    log_weight, found = map_in_blocks(
+        lambda rows: _log_weights(distribution, potential, *rows), (ends, near)
+    )
+    found = found & np.isfinite(log_weight)
+    values = log_weight.astype(np.float64)[found]
     reached = float(found.mean())
-    # One in a thousand may be lost to rounding; more is mass that the map gives no density.
-    upper = float(values.mean()) if reached >= 0.999 else float("inf")
+    upper = float(values.mean()) if reached >= _LEAST_REACHED else float("inf")
     error = float(values.std() / np.sqrt(len(values))) if len(values) > 1 else float("inf")
     return EvidenceInterval(evidence.elbo, evidence.elbo_std_error, upper, error, reached)
 
 
-def _nearest_members(pool: Pool, potential: WhitenedPotential, x) -> Float[np.ndarray, "n d"]:
-    """The z of the nearest of some thousand draws, the pool's last ones, which are the widest."""
+def _nearest_members(
+    pool: Pool, distribution: FlowDistribution, x: Float[Any, "n d"]
+) -> Float[np.ndarray, "n d"]:
+    """The z of the nearest of some thousand members, the pool's last ones, which are inflated."""
     last = slice(-min(_NUM_NEIGHBOURS, len(pool.x)), None)
-    ends, members = (_whiten(potential, jnp.asarray(v)) for v in (x, pool.x[last]))
-    parts = np.array_split(np.asarray(ends), -(-len(ends) // 1000))
+    ends, members = (
+        map_in_blocks(lambda rows: _whiten(distribution, rows), points)
+        for points in (x, pool.x[last])
+    )
+    parts = np.array_split(ends, -(-len(ends) // 1000))
     nearest = np.concatenate([cdist(part, members).argmin(1) for part in parts])
     return np.asarray(pool.z)[last][nearest]
 
 
 @compiled
-def _whiten(potential: WhitenedPotential, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    return jax.vmap(potential.base.whiten)(x)
+def _whiten(distribution: FlowDistribution, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    return jax.vmap(distribution.preconditioner.whiten)(x)
 
 
 @compiled
 def _log_weights(
-    flow: FlowMap, potential: WhitenedPotential, x: Float[Array, "n d"], near, num_steps
-):
+    distribution: FlowDistribution,
+    potential: Any,
+    x: Float[Array, "n d"],
+    near: Float[Array, "n d"],
+) -> tuple[Float[Array, " n"], Bool[Array, " n"]]:
     """Log gamma - log q of given points, and where the inverse was found."""
 
-    def one(at_and_near):
-        at, near = at_and_near
-        z, found = invert(flow, potential.base.whiten(at), near, num_steps)
-        _, log_det, sign = flow.volume(z, num_steps)
-        log_q = potential.noise.log_density(z) - log_det - potential.base.log_det
-        return -potential.potential(at) - log_q, found & (sign > 0)
+    def one(x, near):
+        z, found = distribution.transform.preimage(x, near)
+        image = distribution.transform.image(z)
+        log_q = distribution.log_prob_at(z, image)
+        return -potential(x) - log_q, found & (image.sign > 0)
 
-    return map_in_batches(one, (x, near), 1000)
+    return jax.vmap(one)(x, near)

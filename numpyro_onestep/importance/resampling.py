@@ -2,8 +2,8 @@
 
 Systematic sampling with inclusion probabilities pi_i = n w_i keeps every expectation unbiased and
 adds little noise of its own.  No draw can be included with more than certainty, so where a weight
-exceeds 1 / n the rest of it is spread over the others: that share is the price of distinct draws,
-and it is returned.
+exceeds 1 / n the rest of it is spread over the others: that fraction is the price of distinct
+draws, and it is returned.
 
 The choice may be balanced as well (Deville and Tille, "Efficient balanced sampling: the cube
 method", Biometrika 2004): of features of the draws, the chosen ones then have nearly the pool's own
@@ -22,10 +22,12 @@ from scipy.linalg import cho_factor, cho_solve
 
 from numpyro_onestep._util.random import numpy_generator
 
-# The last round, which none makes good, is of at least so many draws a feature, and there are no
-# more features than this share of the draws.
-_LAST_ROUND, MOST_FEATURES = 2, 1 / 16
-# No tilt takes more of a probability, or of what it lacks to one.
+# Draws for each feature.  A round of fewer could not make good what the rounds before it have
+# missed, so the last round chooses all that is left.
+_LAST_ROUND_DRAWS = 2
+# Features for each draw, at most.
+MOST_FEATURES = 1 / 16
+# A tilt takes no more than this fraction of a probability, or of what it lacks to one.
 _LARGEST_TILT = 0.75
 
 
@@ -45,7 +47,7 @@ def resample(
             them too many for `num` is left out, with all after it.
 
     Returns:
-        Indices in random order, and the share of the weight that had to go to other draws.
+        Indices in random order, and the fraction of the weight that had to go to other draws.
     """
     weights = np.exp(log_weights) + 1e-290  # a draw of weight zero comes last, but may be needed
     inclusion = num * weights / weights.sum()
@@ -83,7 +85,7 @@ def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.nda
     slack = inclusion * (1 - inclusion)
     gram = (columns * slack[:, None]).T @ columns / (slack.sum() + 1e-30)
     factor = cho_factor(gram + 1e-6 * np.eye(len(gram)))
-    last = _LAST_ROUND * len(gram)
+    last = _LAST_ROUND_DRAWS * len(gram)
 
     missing = inclusion @ columns
     left, inclusion = np.arange(len(inclusion)), inclusion.copy()
@@ -99,13 +101,13 @@ def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.nda
         inclusion[free] *= (num - np.sum(~free)) / (inclusion[free].sum() + 1e-30)
         inclusion = np.minimum(inclusion, 1.0)
         now = num // 2 if num // 2 >= last else num
-        share = now / inclusion.sum()
+        fraction = now / inclusion.sum()
         taken = _distinct_members(rng, inclusion, now)
         chosen.append(left[taken])
         missing -= columns[taken].sum(0)
         num -= now
         # What was not taken keeps its probability over both rounds.
-        inclusion *= (1 - share) / (1 - share * inclusion + 1e-30)
+        inclusion *= (1 - fraction) / (1 - fraction * inclusion + 1e-30)
         left, inclusion, columns = (np.delete(v, taken, 0) for v in (left, inclusion, columns))
     return np.concatenate(chosen)
 
@@ -113,7 +115,7 @@ def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.nda
 def systematic(
     rng: np.random.Generator, weights: Float[np.ndarray, " n"], num: int
 ) -> Int[np.ndarray, " num"]:
-    """`num` members, with replacement: each its weight's share of them, rounded up or down.
+    """`num` members, with replacement: each as often as its weight says, rounded up or down.
 
     Args:
         rng: a NumPy generator.

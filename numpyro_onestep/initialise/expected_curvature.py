@@ -1,4 +1,4 @@
-"""The Gaussian base in many dimensions: scales first, then the target's expected curvature.
+"""The preconditioner in many dimensions: scales first, then the target's expected curvature.
 
 The Gaussian of highest ELBO has the precision E[H], the target's Hessian averaged over that
 Gaussian itself, where E[grad U] = 0 (Opper & Archambeau, "The variational Gaussian approximation
@@ -16,7 +16,12 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.flow.gaussian import AbstractBase, GaussianBase, LowRankBase
+from numpyro_onestep import limits
+from numpyro_onestep.flow.gaussian import (
+    AbstractPreconditioner,
+    GaussianPreconditioner,
+    LowRankPreconditioner,
+)
 from numpyro_onestep.initialise.laplace import (
     gaussian_of_precision,
     low_rank_of_precision,
@@ -25,15 +30,15 @@ from numpyro_onestep.initialise.laplace import (
 )
 from numpyro_onestep.target import Potential
 
-# Above so many dimensions no d x d matrix is formed: its factors would take minutes.
-LARGEST_FULL = 2048
 _NUM_ITERATIONS = 300
-_ADAPTING = 150  # of these before the rate of change falls faster
-_RATE = 32  # at the first iteration, as in 32 dimensions of batch and match
-_BATCH_SIZE = 32
-# In each coordinate the score may differ from the Gaussian's own by so many standard deviations.
+# As in batch and match: the learning rate falls as 1 / t up to here, and as 1 / t^4 after it.
+_NUM_ADAPTING = 150
+_RATE = 32  # learning rate of the first iteration, as that of batch and match in 32 dimensions
+_BATCH_SIZE = 32  # draws an iteration
+# In each coordinate the target's score may differ from the Gaussian's own by this many times the
+# standard deviation of the latter.
 _SCORE_CLIP = 10.0
-_FIRST_SCALE = 0.1
+_FIRST_SCALE = 0.1  # standard deviation to start with, in every coordinate
 # Draws that the Hessian is averaged over.  Without its matrix the diagonal alone takes d products
 # with each, and four draws were as good as sixteen.
 _HESSIANS, _FEW_HESSIANS = 16, 4
@@ -43,7 +48,7 @@ _GRADIENTS = 256
 
 def diagonal_match(
     potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
-) -> AbstractBase:
+) -> AbstractPreconditioner:
     """Batch and match of independent coordinates, from a small Gaussian about a point.
 
     Each coordinate sees a whole batch at every iteration, where batch and match of a full
@@ -62,7 +67,7 @@ def diagonal_match(
         g = jnp.clip(excess, -_SCORE_CLIP, _SCORE_CLIP) - z
         # Cai et al., algorithm 1, in one dimension with current mean 0 and variance 1.
         time = index + 1.0
-        rate = _BATCH_SIZE * _RATE / time * jnp.minimum(1, _ADAPTING / time) ** 3
+        rate = _BATCH_SIZE * _RATE / time * jnp.minimum(1, _NUM_ADAPTING / time) ** 3
         shrunk = rate / (1 + rate)
         u = rate * g.var(0) + shrunk * g.mean(0) ** 2
         v = 1 + rate * z.var(0)  # the mean of z and -z is zero
@@ -72,35 +77,38 @@ def diagonal_match(
     keys = jr.split(rng_key, _NUM_ITERATIONS)
     carry = start, jnp.full(d, _FIRST_SCALE, dtype)
     (loc, scale), _ = jax.lax.scan(step, carry, (jnp.arange(_NUM_ITERATIONS), keys))
-    if d > LARGEST_FULL:
-        return LowRankBase(loc, scale, *no_directions(d, dtype))
-    return GaussianBase(loc, jnp.diag(scale))
+    if d > limits.DENSE_MATRIX:
+        return LowRankPreconditioner(loc, scale, *no_directions(d, dtype))
+    return GaussianPreconditioner(loc, jnp.diag(scale))
 
 
 def towards_expected_curvature(
-    potential: Potential, base: AbstractBase, share: Any, rng_key: PRNGKeyArray
-) -> AbstractBase:
-    """Take the precision a share of the way to E[H], and the mean as much of a Newton step."""
+    potential: Potential,
+    preconditioner: AbstractPreconditioner,
+    fraction: Any,
+    rng_key: PRNGKeyArray,
+) -> AbstractPreconditioner:
+    """Take the precision a fraction of the way to E[H], and the mean as much of a Newton step."""
     key_hessian, key_gradient, key_directions = jr.split(rng_key, 3)
-    d, dtype = base.loc.size, base.loc.dtype
-    full = isinstance(base, GaussianBase)
+    d, dtype = preconditioner.loc.size, preconditioner.loc.dtype
+    full = isinstance(preconditioner, GaussianPreconditioner)
 
     def draws(key, num):
-        return jax.vmap(base.unwhiten)(_pairs(key, num, d, dtype))
+        return jax.vmap(preconditioner.unwhiten)(_pairs(key, num, d, dtype))
 
     products = jax.vmap(times_hessian, (None, 0, None))
     points = draws(key_hessian, _HESSIANS if full else _FEW_HESSIANS)
 
     def times(v):
         curvature = products(potential, points, v).mean(0)
-        return (1 - share) * base.times_precision(v) + share * curvature
+        return (1 - fraction) * preconditioner.times_precision(v) + fraction * curvature
 
     if full:
-        new = gaussian_of_precision(times, base.loc)
+        new = gaussian_of_precision(times, preconditioner.loc)
     else:
-        new = low_rank_of_precision(times, base.loc, key_directions)
+        new = low_rank_of_precision(times, preconditioner.loc, key_directions)
     gradient = jax.vmap(jax.grad(potential))(draws(key_gradient, _GRADIENTS)).mean(0)
-    return new.moved(-share * new.times_covariance(gradient))
+    return new.moved(-fraction * new.times_covariance(gradient))
 
 
 def _pairs(rng_key: PRNGKeyArray, num: int, d: int, dtype) -> Float[Array, "n d"]:

@@ -13,7 +13,7 @@ import jax.random as jr
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.flow.gaussian import GaussianBase, LowRankBase
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner, LowRankPreconditioner
 from numpyro_onestep.target import Potential
 
 # Curvature below which a direction counts as flat: a standard deviation of 100, in the model's
@@ -21,20 +21,20 @@ from numpyro_onestep.target import Potential
 _FLATTEST = 1e-4
 # Steps of the Lanczos iteration, products with the Hessian.
 _LANCZOS_STEPS = 300
-# A Ritz value is an eigenvalue if it is known to this share of itself.
+# A Ritz value is taken for an eigenvalue if it is known to this fraction of itself.
 _KNOWN = 0.02
 # Columns of the Hessian at a time.
 _COLUMNS = 100
 
 
-def laplace(potential: Potential, mode: Float[Array, " d"]) -> GaussianBase:
+def laplace(potential: Potential, mode: Float[Array, " d"]) -> GaussianPreconditioner:
     """The Gaussian of the potential's own curvature at a point."""
     return gaussian_of_precision(lambda v: times_hessian(potential, mode, v), mode)
 
 
 def low_rank_laplace(
     potential: Potential, mode: Float[Array, " d"], rng_key: PRNGKeyArray
-) -> LowRankBase:
+) -> LowRankPreconditioner:
     """The same without a d x d matrix."""
     return low_rank_of_precision(lambda v: times_hessian(potential, mode, v), mode, rng_key)
 
@@ -58,7 +58,7 @@ def _symmetric_matrix(times: Callable, like: Float[Array, " d"]) -> Float[Array,
     return 0.5 * (columns + columns.T)
 
 
-def gaussian_of_precision(times: Callable, loc: Float[Array, " d"]) -> GaussianBase:
+def gaussian_of_precision(times: Callable, loc: Float[Array, " d"]) -> GaussianPreconditioner:
     """The Gaussian about a point whose precision has the products `times(v)`.
 
     Where that is not positive definite, directions without curvature, or with the wrong one, are
@@ -69,7 +69,7 @@ def gaussian_of_precision(times: Callable, loc: Float[Array, " d"]) -> GaussianB
     triangle = jnp.flip(jnp.linalg.cholesky(jnp.flip(precision)))
     positive = jnp.all(jnp.isfinite(triangle))
     scale_tril = jax.lax.cond(positive, _inverse_transposed, _bent_root, triangle, precision)
-    return GaussianBase(loc, scale_tril)
+    return GaussianPreconditioner(loc, scale_tril)
 
 
 def _inverse_transposed(triangle: Float[Array, "d d"], _) -> Float[Array, "d d"]:
@@ -94,7 +94,7 @@ def _bent(curvatures: Float[Array, " d"]) -> Float[Array, " d"]:
 
 def low_rank_of_precision(
     times: Callable, loc: Float[Array, " d"], rng_key: PRNGKeyArray
-) -> LowRankBase:
+) -> LowRankPreconditioner:
     """The same without a d x d matrix: a diagonal, and the directions it misses most.
 
     With P the precision and D the inverse root of its diagonal, D P D has ones on its diagonal
@@ -119,7 +119,7 @@ def low_rank_of_precision(
     others: Any = jnp.where(left > _FLATTEST, left, 1.0)
     safe: Any = jnp.where(known, values, others)
     stretch = jnp.sqrt(others / safe) - 1
-    return LowRankBase(loc, scale / jnp.sqrt(others), directions, stretch)
+    return LowRankPreconditioner(loc, scale / jnp.sqrt(others), directions, stretch)
 
 
 def no_directions(d: int, dtype) -> tuple[Float[Array, "d r"], Float[Array, " r"]]:

@@ -2,28 +2,89 @@
 
 import inspect
 from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-import arviz as az
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
-import xarray as xr
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
+from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
+from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.naming import free_name, named_leaves
-from numpyro_onestep.target import Axes, Site
+from numpyro_onestep.result import Result
+from numpyro_onestep.target import Axes, Potential, Site
+from numpyro_onestep.target.precision import energies
 
 # Values, and the model's name for each axis that has one, without the draws' own axes.
 _Named = tuple[np.ndarray, list[str | None]]
 
-_arviz: Any = az  # whose versions differ
-_IS_TREE = "posterior" not in inspect.signature(_arviz.from_dict).parameters  # ArviZ 1.x
-
 _SAMPLE_DIMS = ("chain", "draw")
 # NumPyro replaces a site by one of these and a deterministic site of the first one's name.
 _AUXILIARY = ("base", "decentered", "normal", "unwrapped", "unobserved")
+
+
+@cache
+def _arviz() -> Any:
+    # Imported where it is used: with its plots it takes as long as NumPyro and JAX together.
+    return import_module("arviz")
+
+
+@cache
+def _xarray() -> Any:
+    return import_module("xarray")
+
+
+@cache
+def _is_tree() -> bool:
+    """Whether ArviZ is of the generation whose data are trees, 1.x."""
+    return "posterior" not in inspect.signature(_arviz().from_dict).parameters
+
+
+def from_result(result: Result):
+    """A run's results, as `OneStep.to_inference_data` describes them."""
+    potential, corrected, pool = result.problem.potential, result.corrected, result.pool
+    observed, likelihood = _observed_and_likelihood(potential, corrected.x)
+    if corrected.stats:
+        stats = corrected.stats
+    elif corrected.chosen is None:
+        stats = {"lp": -energies(potential, corrected.x)}
+    else:
+        lp, log_q = (v[corrected.chosen] for v in (pool.log_density, pool.log_q))
+        stats = {"lp": lp, "log_q": log_q, "log_weight": lp - log_q}
+    attrs = {
+        **{name: float(value) for name, value in result.evidence._asdict().items()},
+        **{f"{name}_time": value for name, value in result.seconds.items()},
+        "sampling_time": sum(result.seconds.values()),
+        "warnings": "\n".join(result.messages),
+        **versions(),
+    }
+    sites = result.problem.target.sites
+    chains = corrected.num_chains
+    return build(result.samples, stats, likelihood, observed, sites, attrs, chains)
+
+
+def _observed_and_likelihood(
+    potential: Potential, x: Float[np.ndarray, "n d"]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The observed values, which no draw changes, and their log likelihood at every draw (nats)."""
+    observed = jax.tree.map(np.asarray, _observed(potential, jnp.asarray(x[0])))
+    likelihood = map_in_blocks(lambda rows: _likelihood(potential, rows), x)
+    return observed, likelihood
+
+
+@compiled
+def _observed(potential: Potential, x: Float[Array, " d"]) -> dict[str, Array]:
+    return potential.outcome(x).observed
+
+
+@compiled
+def _likelihood(potential: Potential, x: Float[Array, "n d"]) -> dict[str, Array]:
+    return map_in_batches(lambda at: potential.outcome(at).log_likelihood, x)
 
 
 def axis_names(axes: Axes, shape: Sequence[int]) -> list[str | None]:
@@ -117,9 +178,9 @@ def build(
         for group, variables in groups.items()
         if variables
     }
-    if not _IS_TREE:
-        return _arviz.InferenceData(attrs=attrs, **datasets)
-    tree = xr.DataTree.from_dict(datasets)
+    if not _is_tree():
+        return _arviz().InferenceData(attrs=attrs, **datasets)
+    tree = _xarray().DataTree.from_dict(datasets)
     tree.attrs = attrs
     return tree
 
@@ -166,12 +227,10 @@ def _variable_names(names: Iterable[str]) -> dict[str, str]:
 
 def _without_slash(name: str) -> str:
     """The name as a tree allows it, where a slash (that of `numpyro.handlers.scope`) is a path."""
-    return name.replace("/", ".") if _IS_TREE else name
+    return name.replace("/", ".") if _is_tree() else name
 
 
-def _dataset(
-    variables: dict[str, _Named], num_chains: int | None, attrs: dict[str, Any]
-) -> xr.Dataset:
+def _dataset(variables: dict[str, _Named], num_chains: int | None, attrs: dict[str, Any]) -> Any:
     """One group, its draws split by chain if there are any.
 
     Built here and not by ArviZ, which makes an array of one number of a scalar.
@@ -200,12 +259,12 @@ def _dataset(
             sizes[dim] = size
             dims.append(dim)
         data[variable] = (dims, value)
-    origin = _arviz.rcParams["data.index_origin"]
+    origin = _arviz().rcParams["data.index_origin"]
     coords = {dim: np.arange(origin, origin + size) for dim, size in sizes.items()}
-    attrs = _arviz.dict_to_dataset({}, attrs=attrs).attrs  # with those that ArviZ adds
+    attrs = _arviz().dict_to_dataset({}, attrs=attrs).attrs  # with those that ArviZ adds
     if "sample_dims" in attrs:
         attrs["sample_dims"] = [] if num_chains is None else list(_SAMPLE_DIMS)
-    return xr.Dataset(data, coords, attrs)
+    return _xarray().Dataset(data, coords, attrs)
 
 
 def versions() -> dict[str, str]:

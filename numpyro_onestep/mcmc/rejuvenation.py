@@ -1,148 +1,98 @@
-"""Short Markov chains that start at the corrected draws and move them.
+"""HMC rejuvenation: short Markov chains that start at the corrected draws and move them.
 
 Weights correct only what the flow visits.  Where they are heavy-tailed, some neck or tail of the
 posterior holds more mass than the flow gives it, and the heaviest draws stand at its mouth.  A few
-steps of Hamiltonian Monte Carlo from every corrected draw, in the coordinates the base whitens
-and without the flow, walk on into it; draws that were exact stay exact.  (Resample-move: Gilks and
-Berzuini, "Following a moving target", JRSS B 2001.)
+steps of Hamiltonian Monte Carlo from every corrected draw, without the flow, walk on into it; draws
+that were exact stay exact.  (Resample-move: Gilks and Berzuini, "Following a moving target", JRSS B
+2001.)
 """
 
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
-from numpyro_onestep._util.batching import map_in_batches
-from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.batching import BLOCK
+from numpyro_onestep._util.numerics import clipped
 from numpyro_onestep._util.random import stream
-from numpyro_onestep.flow.gaussian import WhitenedPotential
+from numpyro_onestep.flow.preconditioned import PreconditionedPotential
+from numpyro_onestep.mcmc.hmc import hmc
 
-_LEAPFROG_STEPS = 8
-# Step sizes in whitened units vary from step to step: a neck needs small ones.
+# Leapfrog steps in whitened units.  They vary, since a neck needs small ones.
 _STEP_SIZES = (0.08, 0.45)
-# A change of a log standard deviation below the first number is nothing.  Above it, it is worth
-# another round if so many standard errors large, and proof that the draws were wrong if more.
-_SMALLEST_SHIFT, _SUSPECTED, _PROVEN = 0.04, 2.5, 4.0
-# In many coordinates noise alone exceeds 2.5 errors somewhere: then what one run in ten would.
+# In more dimensions they shrink as d^(-1/4), which keeps the acceptance where it is.
+_STEP_SIZE_DIM = 50
+# A smaller change of a log standard deviation does not matter.
+_SMALLEST_CHANGE = 0.04
+# A change of so many standard errors is worth another round, and of so many is proof that the
+# draws were wrong.
+_SUSPECTED, _PROVEN = 2.5, 4.0
+# In many coordinates noise alone exceeds 2.5 standard errors somewhere.  There the limit is what
+# noise exceeds in one run in ten.
 _FALSE_ALARMS = 0.1
-# Interquartile ranges from the median, about eight standard deviations of a normal distribution.
-_REACH = 6.0
 
 
-class Moved(NamedTuple):
+class Rejuvenated(NamedTuple):
     """Where the chains ended."""
 
-    x: Float[Array, "n d"]
+    x: Float[np.ndarray, "n d"]
     num_steps: int
-    shift: float  # largest change of a log standard deviation that noise does not explain, or 0
+    change: float  # largest change of a log standard deviation that noise does not explain, or 0
 
 
-def move_until_level(
-    potential: WhitenedPotential,
-    x: Float[Array, "n d"],
+def rejuvenate(
+    potential: PreconditionedPotential,
+    x: Float[Any, "n d"],
     rng_key: PRNGKeyArray,
     num_steps: int,
     most_rounds: int,
     doubtful: bool,
-) -> Moved:
-    """Rounds of `num_steps` moves, a second and more only where the first change the draws' spread.
+) -> Rejuvenated:
+    """Rounds of `num_steps` steps, until the draws' standard deviations have stopped changing.
 
-    What a single round adds may be too little to prove, so draws are compared with the first ones,
-    and where the weights are `doubtful` anyway nothing need be proven: all rounds are made.
+    What a single round adds may be too little to prove, so draws are compared with the first ones.
+    Where the weights are `doubtful` anyway nothing needs to be proven, and all rounds are made.
     """
-    at, taken = x, 0
+    at, taken = np.asarray(x), 0
     suspected = max(_SUSPECTED, NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / x.shape[1]))
     for index in range(most_rounds):
         at = move(potential, at, stream(rng_key, "round", index), num_steps)
         taken += num_steps
-        if not doubtful and not spread_shift(x, at, suspected):
+        if not doubtful and not change_of_scale(x, at, suspected):
             break
-    return Moved(at, taken, spread_shift(x, at, _PROVEN))
+    return Rejuvenated(at, taken, change_of_scale(x, at, _PROVEN))
 
 
-def spread_shift(before: Float[Array, "n d"], after: Float[Array, "n d"], errors: float) -> float:
+def change_of_scale(
+    before: Float[Any, "n d"], after: Float[Any, "n d"], num_errors: float
+) -> float:
     """Largest change of a log standard deviation of at least so many standard errors, else zero.
 
     The standard error is that of the difference of two means over the same chains: a draw
     contributes half its squared deviation, in units of the variance.  Values far beyond the middle
-    half of the first draws count as if they were at the end of that range, since the spread of a
-    Cauchy distribution is noise.
+    half of the first draws count as if they were at the end of that range, since the standard
+    deviation of draws of a Cauchy distribution is noise.
     """
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    low, middle, high = np.quantile(old, [0.25, 0.5, 0.75], axis=0)
-    reach = _REACH * (high - low)
-    old, new = (np.clip(v, middle - reach, middle + reach) for v in (old, new))
+    old, new = clipped(old, like=old), clipped(new, like=old)
     scale_old, scale_new = old.std(0), new.std(0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a spread of zero shows nothing
+    with np.errstate(divide="ignore", invalid="ignore"):  # draws that are all alike show nothing
         change = np.log(scale_new / scale_old)
         squares = [((v - v.mean(0)) / s) ** 2 for v, s in ((old, scale_old), (new, scale_new))]
     error = 0.5 * (squares[1] - squares[0]).std(0) / len(old) ** 0.5
-    real = (abs(change) > _SMALLEST_SHIFT) & (abs(change) > errors * error)
+    real = (abs(change) > _SMALLEST_CHANGE) & (abs(change) > num_errors * error)
     return float(np.max(abs(change), initial=0.0, where=real))
 
 
 def move(
-    potential: WhitenedPotential, x: Float[Array, "n d"], rng_key: PRNGKeyArray, num_steps: int
-) -> Float[Array, "n d"]:
-    """Where Hamiltonian Monte Carlo leads from each draw in so many steps of eight leapfrogs.
-
-    A step to where the density is not finite is rejected.
-    """
-    factor = min(1.0, (50 / x.shape[1]) ** 0.25)
-    sizes = np.asarray([factor * size for size in _STEP_SIZES], x.dtype)
-    return hamiltonian_steps(potential, x, rng_key, num_steps, sizes)[0]
-
-
-@compiled
-def hamiltonian_steps(
-    potential: WhitenedPotential,
-    x: Float[Array, "n d"],
+    potential: PreconditionedPotential,
+    x: Float[Any, "n d"],
     rng_key: PRNGKeyArray,
     num_steps: int,
-    step_sizes: Float[np.ndarray, " 2"],
-) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
-    """The chains' ends, and the share of their steps that was accepted.
-
-    Sizes of steps are log-uniform between the two given, in units of the base.
-    """
-    value_and_grad = jax.value_and_grad(potential)
-    smallest, largest = jnp.log(step_sizes)
-
-    def one(index_and_draw):
-        index, draw = index_and_draw
-        start = potential.base.whiten(draw)
-
-        def step(state, step_key):
-            y, energy, gradient = state
-            key_momentum, key_size, key_accept = jr.split(step_key, 3)
-            momentum = jr.normal(key_momentum, y.shape, y.dtype)
-            size = jnp.exp(jr.uniform(key_size, (), y.dtype, smallest, largest))
-
-            def leapfrog(carry, _):
-                at, momentum, _, gradient = carry
-                momentum = momentum - 0.5 * size * gradient
-                at = at + size * momentum
-                energy, gradient = value_and_grad(at)
-                return (at, momentum - 0.5 * size * gradient, energy, gradient), None
-
-            (at, end_momentum, new_energy, new_gradient), _ = jax.lax.scan(
-                leapfrog, (y, momentum, energy, gradient), None, length=_LEAPFROG_STEPS
-            )
-            kinetic = 0.5 * jnp.sum(momentum**2 - end_momentum**2)
-            log_ratio = energy - new_energy + kinetic
-            accept = jnp.log(jr.uniform(key_accept, (), y.dtype)) < log_ratio
-            accept &= jnp.isfinite(new_energy) & jnp.isfinite(log_ratio)
-            new = at, new_energy, new_gradient
-            return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, state), accept
-
-        state = start, *value_and_grad(start)
-        keys = jr.split(jr.fold_in(rng_key, index), num_steps)
-        (end, _, _), accepted = jax.lax.scan(step, state, keys)
-        return potential.base.unwhiten(end), jnp.mean(accepted)
-
-    x, accepted = map_in_batches(one, (jnp.arange(len(x)), x), 1000)
-    return x, jnp.mean(accepted)
+    block: int = BLOCK,
+) -> Float[np.ndarray, "n d"]:
+    """Where Hamiltonian Monte Carlo leads from each draw in so many steps of eight leapfrogs."""
+    factor = min(1.0, (_STEP_SIZE_DIM / x.shape[1]) ** 0.25)
+    smallest, largest = (factor * size for size in _STEP_SIZES)
+    return hmc(potential, x, rng_key, num_steps, (smallest, largest), block)[0]

@@ -10,30 +10,33 @@ components as long as the log density of the other half rises.
 """
 
 import warnings
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow.base_distribution import (
-    AbstractNoise,
+    AbstractBaseDistribution,
     NormalMixture,
     ProductMixture,
     normal_mixture,
 )
-from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
-from numpyro_onestep.initialise.best_fit import BaseFit, noise_elbo
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner
+from numpyro_onestep.flow.preconditioned import PreconditionedPotential
+from numpyro_onestep.initialise.best_fit import Fit, base_elbo
 from numpyro_onestep.multimodal.tempered_smc import Population
 from numpyro_onestep.target import Potential
 
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
+
 _MOST_COMPONENTS = 256
-_MOST_COMPONENTS_EACH = 8  # of a coordinate
+_MOST_COMPONENTS_1D = 8  # for a single coordinate of a product
 # Components are doubled until the other half's mean log density gains less than this (nats).
 _SMALLEST_GAIN = 0.005
 # Particles that a component needs, in units of its number of parameters.
@@ -42,37 +45,37 @@ _PARTICLES_PER_PARAMETER = 2
 _ELBO_BATCHES = 16
 
 
-def fit_mixture(
-    potential: Potential,
-    population: Population,
-    rng_key: PRNGKeyArray,
-) -> tuple[WhitenedPotential, BaseFit]:
-    """The whitened target with a mixture for its noise, and the ELBO of that.
+def fit_mixture(potential: Potential, population: Population, rng_key: PRNGKeyArray) -> Fit:
+    """A mixture for the base distribution, with its ELBO.
 
-    Coordinates are scaled one by one and not rotated, so that a product stays one.
+    The preconditioner scales coordinates one by one and does not rotate, so that a product stays
+    one.
     """
     x, modes = population.x, population.modes
     loc, scale = x.mean(0), x.std(0)
-    base = GaussianBase(jnp.asarray(loc), jnp.diag(jnp.asarray(scale)))
+    preconditioner = GaussianPreconditioner(jnp.asarray(loc), jnp.diag(jnp.asarray(scale)))
     y = np.asarray((x - loc) / scale, np.float64)
-    mixtures: list[AbstractNoise] = [
+    mixtures: list[AbstractBaseDistribution] = [
         _normal_mixture(y[::2], y[1::2], x.dtype),
         _product_mixture(y[::2], y[1::2], x.dtype),
     ]
     if 1 < len(modes.loc) <= _MOST_COMPONENTS:
         at_modes = (modes.loc - loc) / scale, modes.scale_tril / scale[:, None]
         mixtures.append(_mixture_of_modes(*at_modes, y, x.dtype))
-    fits = []
-    for noise in mixtures:
-        whitened = WhitenedPotential(potential, base, noise)
-        fits.append((whitened, BaseFit(base, _elbo(whitened, rng_key))))
-    return max(fits, key=lambda fit: float(fit[1].elbo))
+    preconditioned = PreconditionedPotential(potential, preconditioner)
+    fits = [
+        Fit(preconditioner, _elbo(preconditioned, mixture, rng_key), mixture)
+        for mixture in mixtures
+    ]
+    return max(fits, key=lambda fit: float(fit.elbo))
 
 
 @compiled
-def _elbo(whitened: WhitenedPotential, rng_key: PRNGKeyArray) -> Float[Array, ""]:
+def _elbo(
+    potential: PreconditionedPotential, base: AbstractBaseDistribution, rng_key: PRNGKeyArray
+) -> Float[Array, ""]:
     keys = jr.split(rng_key, _ELBO_BATCHES)
-    return jnp.mean(jax.lax.map(lambda key: noise_elbo(whitened, key), keys))
+    return jnp.mean(jax.lax.map(lambda key: base_elbo(potential, base, key), keys))
 
 
 def _normal_mixture(fitted, judged, dtype) -> NormalMixture:
@@ -86,7 +89,7 @@ def _normal_mixture(fitted, judged, dtype) -> NormalMixture:
 
 def _product_mixture(fitted, judged, dtype) -> ProductMixture:
     d = fitted.shape[1]
-    models = [_best(fitted[:, [j]], judged[:, [j]], _MOST_COMPONENTS_EACH)[1] for j in range(d)]
+    models = [_best(fitted[:, [j]], judged[:, [j]], _MOST_COMPONENTS_1D)[1] for j in range(d)]
     widest = max(model.n_components for model in models)
     weights, loc, scale = np.zeros((d, widest)), np.zeros((d, widest)), np.ones((d, widest))
     for j, model in enumerate(models):
@@ -111,8 +114,12 @@ def _nearest(mixture: NormalMixture, y: Float[Array, "n d"]) -> Int[Array, " n"]
     return map_in_batches(lambda at: jnp.argmax(mixture.log_components(at[None])[0]), y, 500)
 
 
-def _best(fitted, judged, most: int) -> tuple[float, GaussianMixture]:
+def _best(fitted, judged, most: int) -> "tuple[float, GaussianMixture]":
     """The mixture after which more components gain nothing."""
+    # Imported here, since few runs need it and it takes half as long as JAX itself.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     best = -np.inf, GaussianMixture()
     num = 1
     while num <= most:

@@ -9,31 +9,39 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from numpyro_onestep._util.compilation import compiled
-from numpyro_onestep.initialise.best_fit import descend
 from numpyro_onestep.initialise.laplace import hessian
+from numpyro_onestep.optimise.lbfgs import descend
 from numpyro_onestep.target import Potential
 
-# Descents start this far from where the model starts, in every coordinate; those of later rounds
-# so many times the modes' own spread from their middle, to look between them and beyond them, and
-# in every other round as far in each coordinate as in the one that spreads most: few modes may
-# agree in a coordinate in which others do not.
+# Distances in every coordinate, in the target's own units, at which the first round's descents
+# start from where the model starts.
 _START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
-# From so far a descent may stop anywhere: only those that arrive say something, as in later rounds.
+# Descents from so far may stop anywhere on their way.  Only those that have reached a minimum say
+# something about where the target is, as do all of the later rounds.
 _FAR = 1000.0
-_SPREADS = (0.3, 0.5, 0.5, 1.0, 2.0)
+# Later rounds start around the middle of the modes that are known, at these multiples of their
+# distances from each other: between them and beyond them.  In every other round the distance is as
+# large in each coordinate as in the one in which modes lie furthest apart, since a few modes may
+# agree in a coordinate in which others do not.
+_MULTIPLES = (0.3, 0.5, 0.5, 1.0, 2.0)
 _STARTS_PER_SCALE = 80
 _DESCENT_STEPS = 100
-# Rounds follow one another until three in a row find nothing new and, by Chao's estimate, fewer
-# than half a mode is left to find, or there were four times as many in all.  In few dimensions,
-# where the basin of a mode narrower than the rest is not yet lost, up to thirty are asked for, but
-# only until the longest descents of all batches have taken so many steps together.
+# Rounds end once so many in a row have found nothing new.  In few dimensions a mode narrower than
+# the rest still has a basin that can be hit, so more quiet rounds are asked for there: 300 / d, at
+# most 30.
 _QUIET_ROUNDS, _QUIET_ROUNDS_1D, _MOST_QUIET_ROUNDS = 3, 300, 30
-_MOST_TIMES = 4
+# But never so many times as many rounds in all.
+_MOST_ROUNDS_FACTOR = 4
+# The larger number of quiet rounds is asked for only while descents are short: until the longest
+# of each batch have taken so many steps together.
 _CHEAP_STEPS = 2500
+# And rounds go on while by Chao's estimate more than this many modes are left to be found.
+_LEFT_TO_FIND = 0.5
 _ENOUGH_MODES = 256  # beyond which more would not be listed
 # Two ends are one mode within so many standard deviations of the Gaussian at the better one.
 _SAME = 2.0
-# A descent has arrived when a Newton step would move it by less than this, in those units.
+# A descent has reached a minimum when a Newton step would move it by less than this, in those
+# standard deviations.
 _ARRIVED = 0.5
 
 
@@ -50,14 +58,14 @@ def find_modes(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKey
     """Descend from around `start` at several distances, and keep what is a minimum."""
     d = start.size
     minima, ends = _Minima.none(d), [np.asarray(start, np.float64)[None]]
-    middle, spread, scales = np.asarray(start), np.ones_like(start), _START_SCALES
+    middle, distance, scales = np.asarray(start), np.ones_like(start), _START_SCALES
     patience = int(np.clip(_QUIET_ROUNDS_1D // d, _QUIET_ROUNDS, _MOST_QUIET_ROUNDS))
     quiet = num_rounds = num_steps = 0
     while True:
         known = len(minima.energy)
         for scale in scales:
             index = np.asarray(len(ends) - 1)
-            batch, longest = _descents(potential, middle, scale * spread, rng_key, index)
+            batch, longest = _descents(potential, middle, scale * distance, rng_key, index)
             found, telling = _arrived(*(np.asarray(part, np.float64) for part in batch))
             minima = minima.merged(found)
             near = num_rounds == 0 and scale < _FAR
@@ -67,8 +75,12 @@ def find_modes(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKey
         quiet = quiet + 1 if len(minima.energy) == known else 0
         if num_steps > _CHEAP_STEPS:
             patience = _QUIET_ROUNDS
-        enough = quiet >= patience and unseen(list(minima.times_found)) < 0.5
-        if enough or len(minima.energy) > _ENOUGH_MODES or num_rounds >= _MOST_TIMES * patience:
+        enough = quiet >= patience and unseen(list(minima.times_found)) < _LEFT_TO_FIND
+        if (
+            enough
+            or len(minima.energy) > _ENOUGH_MODES
+            or num_rounds >= _MOST_ROUNDS_FACTOR * patience
+        ):
             break
         if len(minima.energy) > 0:
             own = np.sqrt(np.diagonal(np.linalg.inv(minima.curvature), axis1=1, axis2=2)).max(0)
@@ -76,8 +88,8 @@ def find_modes(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKey
             apart = 0.5 * np.ptp(minima.loc, axis=0) / own
             if num_rounds % 2 == 0:
                 apart = apart.max()
-            spread = ((1 + apart) * own).astype(start.dtype)
-            scales = _SPREADS
+            distance = ((1 + apart) * own).astype(start.dtype)
+            scales = _MULTIPLES
     return minima.modes(np.concatenate(ends))
 
 
@@ -160,7 +172,7 @@ def _distances(apart, curvature):
 def _descents(
     potential: Potential,
     middle: Float[Array, " d"],
-    spread: Float[Array, " d"],
+    distance: Float[Array, " d"],
     rng_key: PRNGKeyArray,
     index: Int[Array, ""],
 ):
@@ -174,5 +186,5 @@ def _descents(
         energy, gradient = jax.value_and_grad(potential)(end)
         return (end, energy, gradient, hessian(potential, end)), descent.num_steps
 
-    found, num_steps = jax.vmap(one)(middle + spread * noise)
+    found, num_steps = jax.vmap(one)(middle + distance * noise)
     return found, jnp.max(num_steps)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import numerics
 from numpyro_onestep.target.potential import Potential
@@ -24,26 +24,26 @@ from numpyro_onestep.target.traced import TracedFunction
 # a common error of the log density that is larger than this (nats) counts, ...
 _LARGEST_SHIFT = 0.01
 # ... and one that differs from draw to draw by more: half its square is added to the gap.
-_LARGEST_SPREAD = 0.05
-# Points that are a number in double precision only.
+_LARGEST_DEVIATION = 0.05
+# Fraction of the points that are a number in double precision only.
 _LARGEST_LOST = 1e-3
 # Floats this many standard deviations apart put a draw where its density is another.
 LARGEST_GRAIN = 0.02
-_BATCH = 1000
+_BLOCK = 256  # points evaluated in one call: as many as are compared
 
 
 class PrecisionError(NamedTuple):
     """By how much single precision is off at the points compared (nats)."""
 
     shift: float  # mean of U in single less U in double precision
-    spread: float
-    lost: float  # share of the points whose density single precision cannot represent
+    deviation: float  # standard deviation of that difference
+    lost: float  # fraction of the points whose density single precision cannot represent
     grain: float = 0.0  # distance of neighbouring floats, in standard deviations of a coordinate
 
     @property
     def counts(self) -> bool:
         """Whether the results would be visibly wrong."""
-        off = abs(self.shift) > _LARGEST_SHIFT or self.spread > _LARGEST_SPREAD
+        off = abs(self.shift) > _LARGEST_SHIFT or self.deviation > _LARGEST_DEVIATION
         return off or self.lost > _LARGEST_LOST or self.grain > LARGEST_GRAIN
 
 
@@ -73,9 +73,9 @@ def precision_error(
             out the error is as large as the density is low, and of no consequence.
     """
     apart = float(np.max(grain(x)))
-    u_single = np.asarray(energies(single, jnp.asarray(x)), np.float64)
+    u_single = energies(single, x).astype(np.float64)
     with numerics(double=True):
-        u_double = np.asarray(energies(double, jnp.asarray(np.asarray(x, np.float64))))
+        u_double = energies(double, np.asarray(x, np.float64))
     finite = np.isfinite(u_double)
     lost = float(np.mean(~np.isfinite(u_single) & finite))
     both = np.isfinite(u_single) & finite
@@ -93,10 +93,14 @@ def grain(x: Float[Any, "n d"]) -> Float[np.ndarray, " d"]:
     return np.spacing(abs(x).mean(0)) / (x.std(0, dtype=np.float64) + 1e-30)
 
 
+def energies(potential: Any, x: Float[Any, "n d"], block: int = _BLOCK) -> Float[np.ndarray, " n"]:
+    """U of many points (nats), a block of them at a time."""
+    return map_in_blocks(lambda rows: _energies(potential, rows), x, block)
+
+
 @compiled
-def energies(potential: Any, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """U of many points (nats)."""
-    return map_in_batches(potential, x, _BATCH)
+def _energies(potential: Any, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    return map_in_batches(potential, x)
 
 
 _SINGLE = {"float64": np.float32, "int64": np.int32, "complex128": np.complex64}

@@ -1,16 +1,102 @@
-"""When training has converged or gone astray: pure functions of its losses."""
+"""When training has converged or gone astray: pure functions of its losses.
+
+Two rules undo what a step too far has done.  Where the map folds at too many draws of a batch, that
+one step is undone (`after_folds`).  Where a whole chunk of a flow that starts from a mixture has a
+lower ELBO than the mixture itself, the chunk is undone (`is_below`).  Both make the following steps
+smaller, by a factor on the learning rate.
+"""
 
 import math
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 # Convergence is not judged before so many: the bound is there long before the tails are right.
 FEWEST_STEPS = 1000
+# It is judged sooner where so little is to be gained (nats): such a flow has next to no tails.
+_NEGLIGIBLE_GAP = 0.002
+# A rise of this fraction of the remaining gap is slow: twice the time would not gain half of it.
+_RELATIVE_TOLERANCE = 0.2
+_LARGEST_TOLERANCE = 4  # times the setting
+# While it cools, the learning rate falls to zero.  That takes half as many steps as came before,
+# and as many where the gap is larger than this (nats): there the steps' own noise is most of the
+# gap, and cooling halves it, which more steps at a constant rate would not.
+_LARGE_GAP = 0.25
+# Of all steps that are allowed, the fraction that is kept for cooling.
+_COOLING_FRACTION = 1 / 3
 # Iterations have lost what was there if their ELBO is so many nats and standard errors too low.
 _BELOW, _BELOW_ERRORS = 0.05, 4.0
+# A step after which the map folds at more than this fraction of the batch is undone, and the next
+# ones are this much smaller.
+_MOST_FOLDED, _SCALE_AFTER_FOLDS = 0.25, 0.7
+# After a chunk that has lost what was there, the next steps are this much smaller.
+SCALE_BELOW = 0.3
 
 
-def is_below(floor: float, losses: np.ndarray) -> bool:
+class Judgement(NamedTuple):
+    """Whether training may end."""
+
+    rise: float  # of the ELBO, from the third quarter of the iterations to the last (nats)
+    gap: float  # between ELBO and log evidence, roughly (nats)
+    converged: bool
+    still_rising: bool
+    is_judged: bool  # false where there are too few iterations to say anything
+
+    @property
+    def cooling_fraction(self) -> float:
+        """How long the learning rate falls, as a fraction of the iterations so far."""
+        return 1.0 if self.gap > _LARGE_GAP else 0.5
+
+
+def judge(losses: Float[np.ndarray, " n"], batch_size: int, tolerance: float) -> Judgement:
+    """Whether training may end after these losses, each the mean over a batch of own draws.
+
+    Args:
+        losses: minus the ELBO at every iteration so far (nats).
+        batch_size: draws that each is the mean of.
+        tolerance: the rise below which training has converged (nats).
+    """
+    rise, noise, deviation = recent_rise(losses)
+    # The gap is about half the variance of the log weights.
+    gap = 0.5 * batch_size * deviation**2
+    tolerance = max(tolerance, min(_RELATIVE_TOLERANCE * gap, _LARGEST_TOLERANCE * tolerance))
+    enough = len(losses) >= FEWEST_STEPS or gap < _NEGLIGIBLE_GAP
+    return Judgement(
+        rise=rise,
+        gap=gap,
+        converged=enough and rise + noise < tolerance,
+        still_rising=rise - noise > tolerance,
+        is_judged=math.isfinite(rise),
+    )
+
+
+def num_at_constant_rate(total: int) -> int:
+    """Of all iterations allowed, those before the learning rate has to fall."""
+    return total - int(total * _COOLING_FRACTION)
+
+
+def after_folds(
+    folded: Float[Array, ""], scale: Float[Array, ""], from_gaussian: bool
+) -> tuple[Bool[Array, ""], Float[Array, ""]]:
+    """Whether a step is to be undone, and the factor on the learning rate after it.
+
+    A fold is straightened by the draws around it, which a step too far has left too few of.  So
+    single folded draws are left to the others.  But a mixture leaves little to bend, and folds in
+    its heavy tails would stay: there a step is undone for any.
+
+    Args:
+        folded: fraction of the batch at which the map's determinant is negative.
+        scale: the factor on the learning rate so far.
+        from_gaussian: the flow starts from one Gaussian, not from a mixture.
+    """
+    too_far = folded > _MOST_FOLDED
+    undone = too_far if from_gaussian else folded > 0.0
+    return undone, jnp.where(too_far, _SCALE_AFTER_FOLDS * scale, scale)
+
+
+def is_below(floor: float, losses: Float[np.ndarray, " n"]) -> bool:
     """Whether the bound of these iterations has fallen below a floor (nats), beyond its noise."""
     losses = losses[np.isfinite(losses)]
     if not math.isfinite(floor):
@@ -18,10 +104,10 @@ def is_below(floor: float, losses: np.ndarray) -> bool:
     if len(losses) < 2:
         return True
     error = losses.std() / len(losses) ** 0.5
-    return floor + losses.mean() > _BELOW + _BELOW_ERRORS * error
+    return bool(floor + losses.mean() > _BELOW + _BELOW_ERRORS * error)
 
 
-def recent_rise(losses: np.ndarray) -> tuple[float, float, float]:
+def recent_rise(losses: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
     """Rise of the bound from the third quarter of the iterations to the last, and its noise.
 
     Medians, since a single draw far out can make an iteration's estimate meaningless.  A window
@@ -38,7 +124,7 @@ def recent_rise(losses: np.ndarray) -> tuple[float, float, float]:
     older, newer = older[np.isfinite(older)], newer[np.isfinite(newer)]
     if min(len(older), len(newer)) < 2:
         return math.inf, 0.0, 0.0
-    spread = [np.subtract(*np.percentile(part, [75, 25])) / 1.349 for part in (older, newer)]
+    deviation = [np.subtract(*np.percentile(part, [75, 25])) / 1.349 for part in (older, newer)]
     # 1.25 / sqrt(n): standard error of a median of n normal draws.
-    noise = 1.25 * math.hypot(spread[0] / len(older) ** 0.5, spread[1] / len(newer) ** 0.5)
-    return float(np.median(older) - np.median(newer)), noise, float(spread[1])
+    noise = 1.25 * math.hypot(deviation[0] / len(older) ** 0.5, deviation[1] / len(newer) ** 0.5)
+    return float(np.median(older) - np.median(newer)), noise, float(deviation[1])

@@ -10,7 +10,6 @@ is log gamma(y_0) - log N(y_0; 0, I) at any number of steps.  The loss is E[-log
 Kullback-Leibler divergence less log Z: E[log w] is a lower bound of log Z too.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.flow import FlowMap
+from numpyro_onestep.flow import FlowMap, PreconditionedPotential
 from numpyro_onestep.flow.base_distribution import standard_normal_log_density
 
 
@@ -30,13 +29,13 @@ class Path(NamedTuple):
 
 
 def simulate(
-    flow: FlowMap, potential: Callable, z: Float[Array, " d"], rng_key: PRNGKeyArray
+    flow: FlowMap, potential: PreconditionedPotential, z: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> Path:
-    """Run the sampler's own SDE from base noise z over the grid.
+    """Run the sampler's own SDE from a base draw z over the grid.
 
     Args:
         flow: its network is the drift, its grid the schedule.
-        potential: -log gamma in whitened coordinates.
+        potential: the target.
         z: the state at time T.
         rng_key: key of the path's noise.
     """
@@ -53,12 +52,12 @@ def simulate(
         return new, (new, log_ratio)
 
     end, (states, log_ratios) = jax.lax.scan(step, z, (taus, sizes, noise))
-    log_weight = -potential(end) - standard_normal_log_density(z) + jnp.sum(log_ratios)
+    log_weight = -potential.whitened(end) - standard_normal_log_density(z) + jnp.sum(log_ratios)
     return Path(jnp.concatenate([z[None], states]), log_weight)
 
 
 def path_loss(
-    flow: FlowMap, potential: Callable, z: Float[Array, "n d"], rng_key: PRNGKeyArray
+    flow: FlowMap, potential: PreconditionedPotential, z: Float[Array, "n d"], rng_key: PRNGKeyArray
 ) -> tuple[Float[Array, ""], Float[Array, "n K+1 d"]]:
     """E[-log w] over a batch (nats), and the states visited, for the other losses to train on."""
     keys = jr.split(rng_key, z.shape[0])

@@ -2,10 +2,10 @@
 
 If draws are the posterior's, redrawing one coordinate from its conditional distribution leaves them
 so (Gibbs sampling).  From some draws the density is looked at along a line through each, at points
-that are scattered over all of the coordinate's range: where the redrawn coordinate has another
-mean, spread or share of some interval than the draws have, these are wrong.  That needs no
-gradient and no basin, so it sees what neither weights nor descents see: a narrow spike inside a
-wide slab, the far side of an edge, a step.
+that are scattered over all of the coordinate's range.  Where the redrawn coordinate has another
+mean or standard deviation than the draws, or another fraction of it lies in some interval, the
+draws are wrong.  That needs no gradient and no basin, so it sees what neither weights nor descents
+see: a narrow spike inside a wide slab, the far side of an edge, a step.
 
 The points also say what is in the way: an edge, where a point of high density is next to one of
 none; a step, where the density changes by more than its slope accounts for.
@@ -21,31 +21,30 @@ from scipy.special import logsumexp
 
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.numerics import clipped
 from numpyro_onestep._util.random import numpy_generator
 
-_FEWEST_LINES, _MOST_LINES = 32, 128  # a coordinate, one through a draw each
-_NUM_POINTS = 64  # a line
+_FEWEST_LINES, _MOST_LINES = 32, 128  # for each coordinate, one through a draw each
+_NUM_POINTS = 64  # on a line
 _GROUP = 16  # lines that are looked at in one call
-# Coordinates in random order, until so many have been looked at or so much time is spent, in shares
-# of what training took.
+# Coordinates are looked at in random order, until it is this many, or until this fraction of the
+# time that training took is spent.
 _MOST_COORDINATES = 64
-_LARGEST_SHARE = 0.1
-_FEWEST_DRAWS = 500
-# The line reaches this share of the draws' range beyond it.
+_TIME_FRACTION = 0.1
+_FEWEST_DRAWS = 500  # fewer cannot be compared with
+# The line reaches beyond the draws on either side, by this fraction of their range.
 _BEYOND = 0.25
-_NUM_BINS = 20
-# Differences that count, of means and log standard deviations in units of the standard deviation,
-# and of shares; each by so many standard errors, since a thousand are looked at.
-_LARGEST_SHIFT, _LARGEST_LOG_SCALE, _LARGEST_SHARE_OFF, _ERRORS = 0.2, 0.25, 0.06, 6.0
-# Values further from the median than so many interquartile ranges, eight standard deviations of
-# a normal distribution, count as if they were as far.
-_REACH = 6.0
-# Nats below a line's highest density at which a point still matters.
-_DEEP = 8.0
-_NEAR_TOP = 3.0
+_NUM_BINS = 20  # intervals that hold equally many draws
+# Differences that count: of means in standard deviations, of log standard deviations, and of the
+# fractions of draws in an interval.
+_LARGEST_SHIFT, _LARGEST_LOG_SCALE, _LARGEST_FRACTION = 0.2, 0.25, 0.06
+# They count as far as they are beyond this many standard errors, since a thousand are looked at.
+_NUM_ERRORS = 6.0
+# Nats below a line's highest density at which a point still matters, and is still near the top.
+_DEEP, _NEAR_TOP = 8.0, 3.0
 # Nats by which the density jumps where its slope accounts for none of it.
 _JUMP = 0.3
-# The share of the lines that an edge or a step must cross to be one.
+# The fraction of the lines that an edge or a step must cross to be one.
 _MANY_LINES = 0.1
 
 
@@ -69,7 +68,7 @@ def scan_lines(
     x = np.asarray(x)[np.isfinite(x).all(1)]
     if len(x) < _FEWEST_DRAWS:
         return None
-    rng, budget = numpy_generator(rng_key), _LARGEST_SHARE * training_seconds
+    rng, budget = numpy_generator(rng_key), _TIME_FRACTION * training_seconds
     worst = Scan(0.0, "", None, None)
     num_lines = _affordable(potential, x, budget)
     begin = time.perf_counter()
@@ -139,10 +138,8 @@ def _redrawn(log_density):
 
 def _difference(column, at, weight) -> float:
     """The largest difference of the redrawn coordinate from the draws, in units of what counts."""
-    # The spread of a heavy tail is that of a few draws, which the lines may not pass through.
-    quarter, middle, three_quarters = np.quantile(column, [0.25, 0.5, 0.75])
-    reach = _REACH * (three_quarters - quarter)
-    near, at_near = (np.clip(values, middle - reach, middle + reach) for values in (column, at))
+    # The scale of a heavy tail is that of a few draws, which the lines may not pass through.
+    near, at_near = (clipped(values, like=column) for values in (column, at))
     mean, scale = near.mean(), near.std() + 1e-30
     first = np.sum(weight * (at_near - mean), 1) / scale
     second = np.sum(weight * (at_near - mean) ** 2, 1) / scale**2
@@ -152,19 +149,20 @@ def _difference(column, at, weight) -> float:
     change = np.log(new_scale)
     error = 0.5 * second.std() / root / new_scale**2
     found.append(_counted(change, error, _LARGEST_LOG_SCALE))
-    # Shares of intervals that hold equal shares of the draws, and of what lies beyond them.
+    # Fractions in intervals that hold equally many draws, and in what lies beyond these.
     edges = np.quantile(column, np.linspace(0, 1, _NUM_BINS + 1))
     inner = np.searchsorted(edges, at)  # 0 below the draws, _NUM_BINS + 1 above
     for index in range(_NUM_BINS + 2):
-        share = np.sum(weight * (inner == index), 1)
+        fraction = np.sum(weight * (inner == index), 1)
         expected = 1 / _NUM_BINS if 0 < index <= _NUM_BINS else 0.0
-        found.append(_counted(share.mean() - expected, share.std() / root, _LARGEST_SHARE_OFF))
+        error = fraction.std() / root
+        found.append(_counted(fraction.mean() - expected, error, _LARGEST_FRACTION))
     return max(found)
 
 
 def _counted(difference: float, error: float, limit: float) -> float:
     """A difference in units of what counts, as far as it is beyond its noise."""
-    return max(abs(difference) - _ERRORS * error, 0.0) / limit
+    return max(abs(difference) - _NUM_ERRORS * error, 0.0) / limit
 
 
 def _obstacles(log_density, slope, at, nothing):

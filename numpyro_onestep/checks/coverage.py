@@ -3,7 +3,7 @@
 Weights cannot see what the flow never visits.  So the ends of descents from scattered starts are
 looked for among the pool's draws.  Where one lies further from its nearest draws than draws lie
 from each other, Markov chains start there.  If they stay away from the pool too, the mass around
-them is compared with the mass that the pool sees: by their mean energies and their spread,
+them is compared with the mass that the pool sees, by mean energies and standard deviations:
     log Z_A - log Z = -(E_A[U] - E_pool[U]) + (H_A - H_pool),
 the entropies H by the standard deviations in coordinates where the pool's covariance is I.
 """
@@ -16,38 +16,45 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy.spatial.distance import cdist
 
+from numpyro_onestep import limits
 from numpyro_onestep._util.random import numpy_generator, stream
-from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
-from numpyro_onestep.initialise.best_fit import LARGEST_MATCHED, descent
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner
+from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 from numpyro_onestep.mcmc.rejuvenation import move
 from numpyro_onestep.multimodal.modes import unseen
+from numpyro_onestep.optimise.lbfgs import descent
 from numpyro_onestep.target.precision import energies
 
-# Descents begin at these distances from where the model starts, and beside the base with one
-# coordinate moved by so many standard deviations to either side.
+# Descents begin at these distances from where the model starts, in its own units, ...
 _AROUND = (1.0, 3.0, 10.0, 30.0) * 2 + (100.0, 300.0)
+# ... and beside the preconditioner's centre, one coordinate moved by so many standard deviations to
+# either side.
 _BESIDE = (8.0, 16.0) * 5
-# So many descents are made in any case, the rest while they take less than this share of training.
+# This many descents are made in any case, the rest while they take less than this fraction of the
+# time that training took.
 _FEWEST_DESCENTS = 8
-_LARGEST_SHARE = 0.05
-# A descent has arrived at a minimum where the slope, per unit of the base and of the draws, is
-# below this; in a neck or a tail without an end it stays steep.
+_TIME_FRACTION = 0.05
+# A descent has reached a minimum where the slope is below this, in nats for each standard deviation
+# of the preconditioner and of the draws.  In a neck, or a tail without an end, it stays steep.
 _FLAT = 0.5
-_NUM_REFERENCE = 2000  # draws of the pool that distances are taken to
-_NUM_JUDGED = 500  # and others, at most a quarter of all, that say what distances are usual
-_FEWEST_DRAWS = 50
-_NEIGHBOUR = 5  # so many are nearer
-# An end is away from the pool if so many times further from its neighbour than this share of the
-# judged draws are.  (Not than all of them: a few may have strayed into the mode that is missing.)
+# Draws that distances are taken to; and others, at most a quarter of all, whose own distances to
+# these say what is usual.
+_NUM_REFERENCE, _NUM_JUDGED = 2000, 500
+_FEWEST_DRAWS = 50  # of fewer the distances say too little
+# The distance of a point is that to its fifth nearest draw after the nearest.
+_NEIGHBOUR = 5
+# An end is away from the draws if its distance is so many times what this fraction of the judged
+# draws have.  (Not all of them: a few may have strayed into the very mode that is missing.)
 _AWAY = 1.2
 _USUAL = 0.99
-# A minimum this much above the pool's mean energy, allowing for its width, is no matter (nats).
+# Nats.  A minimum so far above the draws' mean energy, the width of its basin allowed for, holds no
+# mass that matters.
 _HOPELESS = 10.0
-_CHAINS_EACH = 64
-_STEPS = 25
-# Rounds of so many steps are made until the chains' mean energy rises by less than this (nats).
+_CHAINS_EACH = 64  # from each minimum
+_STEPS = 25  # of HMC, in a round
+# Rounds are made until the chains' mean energy rises by less than the second number (nats).
 _MOST_ROUNDS, _LEVEL = 12, 0.1
-# Two groups of chains are in one mode if their means are this near, in units of their spread.
+# Two groups of chains are in one mode if their means are this near, in their standard deviations.
 _SAME_MODE = 1.0
 
 
@@ -60,9 +67,9 @@ class Missed(NamedTuple):
 
 
 def find_missed(
-    potential: WhitenedPotential,
+    potential: PreconditionedPotential,
     start: Float[Array, " d"],
-    x: Float[Array, "n d"],
+    x: Float[np.ndarray, "n d"],
     mean_energy: float,
     rng_key: PRNGKeyArray,
     training_seconds: float,
@@ -74,18 +81,18 @@ def find_missed(
     energy.  In more than 512 dimensions, where a descent takes long, and with fewer than 50 draws
     it is not made.
     """
-    base = potential.base
-    if start.size > LARGEST_MATCHED or len(x) < _FEWEST_DRAWS:
+    gaussian = potential.preconditioner
+    if start.size > limits.COVERAGE_CHECK or len(x) < _FEWEST_DRAWS:
         return None
-    if not isinstance(base, GaussianBase) or not np.isfinite(mean_energy):
+    if not isinstance(gaussian, GaussianPreconditioner) or not np.isfinite(mean_energy):
         return None
     draws = np.asarray(x, np.float64)
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
     if len(draws) < _FEWEST_DRAWS:
         return None
     pool = _Cloud(draws, min(_NUM_JUDGED, len(draws) // 4))
-    scales = np.asarray(base.scale_tril, np.float64), pool.factor
-    starts = _starts(start, base, stream(rng_key, "starts"))
+    scales = np.asarray(gaussian.scale_tril, np.float64), pool.factor
+    starts = _starts(start, gaussian, stream(rng_key, "starts"))
     ends, end_energies = _minima(potential, scales, starts, training_seconds)
     if len(ends) == 0:
         return None
@@ -94,26 +101,26 @@ def find_missed(
     suspects = ends[hopeful & pool.away(ends)]
     if len(suspects) == 0:
         return None
-    starts = jnp.repeat(jnp.asarray(suspects, x.dtype), _CHAINS_EACH, 0)
+    starts = np.repeat(suspects.astype(x.dtype), _CHAINS_EACH, 0)
     chains, energy = _settled(potential, starts, rng_key, len(suspects))
-    stayed = pool.away(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH)
-    white = pool.whiten(np.asarray(chains)).reshape(len(suspects), _CHAINS_EACH, -1)
+    stayed = pool.away(chains).reshape(len(suspects), _CHAINS_EACH)
+    white = pool.whiten(chains).reshape(len(suspects), _CHAINS_EACH, -1)
     modes: list[tuple[np.ndarray, np.ndarray]] = []
     times_found: list[int] = []
     odds, heaviest, where = 0.0, -np.inf, suspects[0]
     for index in np.argsort(energy.mean(1)):
         if stayed[index].mean() < 0.5:
             continue  # the chains came back to the pool: no mode of its own
-        # Chains that came back are the pool's: with them the spread would be that of both.
+        # Chains that came back are the pool's: with them the scale would be that of both.
         stays = stayed[index]
-        mean, spread = white[index, stays].mean(0), white[index, stays].std(0) + 1e-6
+        mean, scale = white[index, stays].mean(0), white[index, stays].std(0) + 1e-6
         same = [np.mean(((mean - m) / s) ** 2) < _SAME_MODE**2 for m, s in modes]
         if any(same):
             times_found[same.index(True)] += 1
             continue
-        modes.append((mean, spread))
+        modes.append((mean, scale))
         times_found.append(1)
-        log_odds = mean_energy - energy[index, stays].mean() + np.log(spread).sum()
+        log_odds = mean_energy - energy[index, stays].mean() + np.log(scale).sum()
         odds += float(np.exp(np.clip(log_odds, -700, 50)))
         if log_odds > heaviest:
             heaviest, where = log_odds, suspects[index]
@@ -122,7 +129,7 @@ def find_missed(
     return Missed(len(modes), odds * (1 + unseen(times_found) / len(modes)), jnp.asarray(where))
 
 
-def _settled(potential: WhitenedPotential, x, rng_key: PRNGKeyArray, num_groups: int):
+def _settled(potential: PreconditionedPotential, x, rng_key: PRNGKeyArray, num_groups: int):
     """Where chains are once the mean energy of every group of them has stopped rising, and it.
 
     They start at minima.  While they climb to where the mass is, their energy is too low by up to
@@ -131,7 +138,7 @@ def _settled(potential: WhitenedPotential, x, rng_key: PRNGKeyArray, num_groups:
     before = np.full(num_groups, -np.inf)
     energy = np.zeros((num_groups, _CHAINS_EACH))
     for index in range(_MOST_ROUNDS):
-        x = move(potential, x, stream(rng_key, "chains", index), _STEPS)
+        x = move(potential, x, stream(rng_key, "chains", index), _STEPS, _CHAINS_EACH)
         energy = _energies(potential, x).reshape(num_groups, _CHAINS_EACH)
         error = energy.std(1) * (2 / _CHAINS_EACH) ** 0.5
         rising = energy.mean(1) - before > np.maximum(2 * error, _LEVEL)
@@ -141,18 +148,18 @@ def _settled(potential: WhitenedPotential, x, rng_key: PRNGKeyArray, num_groups:
     return x, energy
 
 
-def _minima(potential: WhitenedPotential, scales, starts, training_seconds: float):
+def _minima(potential: PreconditionedPotential, scales, starts, training_seconds: float):
     """Ends of descents that arrived, and the energies there.
 
-    One after the other, by the program that the base's own descent has left compiled: most take
-    milliseconds, and compiling another one would take a second.
+    One after the other, by the program that the preconditioner's own descent has left compiled:
+    most take milliseconds, and compiling another one would take a second.
     """
     begin, ends, energies = time.perf_counter(), [], []
     for index, at in enumerate(starts):
-        late = time.perf_counter() - begin > _LARGEST_SHARE * training_seconds
+        late = time.perf_counter() - begin > _TIME_FRACTION * training_seconds
         if late and index >= _FEWEST_DESCENTS:
             break
-        end = descent(potential.potential, at)
+        end = descent(potential.unconstrained, at)
         slope = np.asarray(end.gradient, np.float64)
         fine = np.isfinite(slope).all()
         if fine and all(np.linalg.norm(slope @ scale) < _FLAT for scale in scales):
@@ -162,9 +169,9 @@ def _minima(potential: WhitenedPotential, scales, starts, training_seconds: floa
 
 
 def _starts(
-    start: Float[Array, " d"], base: GaussianBase, rng_key: PRNGKeyArray
+    start: Float[Array, " d"], gaussian: GaussianPreconditioner, rng_key: PRNGKeyArray
 ) -> Float[np.ndarray, "m d"]:
-    """Points around the start, and points that differ from the base's centre in one coordinate.
+    """Points around the start, and points that differ from the Gaussian's centre in one coordinate.
 
     Where every coordinate has two wells, descents from all over lead to minima that differ in half
     their wells, each of next to no mass; the weighty neighbours differ in one.  In random order,
@@ -173,19 +180,19 @@ def _starts(
     rng = numpy_generator(rng_key)
     scales = np.asarray(_AROUND)[:, None]
     around = np.asarray(start) + scales * rng.standard_normal((len(scales), start.size))
-    factor = np.asarray(base.scale_tril, np.float64)
+    factor = np.asarray(gaussian.scale_tril, np.float64)
     coordinates = np.resize(rng.permutation(start.size), len(_BESIDE))
     shifts = np.zeros((len(_BESIDE), start.size))
     sizes = np.asarray(_BESIDE) * np.sqrt((factor**2).sum(1))[coordinates]
     shifts[np.arange(len(_BESIDE)), coordinates] = sizes
-    centre = np.asarray(base.loc)
+    centre = np.asarray(gaussian.loc)
     points = np.concatenate([around, centre + shifts, centre - shifts])
     return rng.permutation(points).astype(start.dtype)
 
 
-def _energies(potential: WhitenedPotential, x) -> Float[np.ndarray, " n"]:
-    x = jnp.asarray(x, potential.base.loc.dtype)
-    return np.asarray(energies(potential.potential, x), np.float64)
+def _energies(potential: PreconditionedPotential, x) -> Float[np.ndarray, " n"]:
+    x = np.asarray(x, potential.preconditioner.loc.dtype)
+    return energies(potential.unconstrained, x, _CHAINS_EACH).astype(np.float64)
 
 
 class _Cloud:
@@ -195,8 +202,8 @@ class _Cloud:
         self.mean = draws.mean(0)
         covariance = np.atleast_2d(np.cov(draws.T))
         values, vectors = np.linalg.eigh(covariance)
-        spread = np.sqrt(np.maximum(values, 1e-10 * values[-1]))
-        self.root, self.factor = vectors / spread, vectors * spread
+        scale = np.sqrt(np.maximum(values, 1e-10 * values[-1]))
+        self.root, self.factor = vectors / scale, vectors * scale
         self.reference = self.whiten(draws[num_judged:])
         judged = self._distances(self.whiten(draws[:num_judged]))
         self.usual = np.quantile(judged, _USUAL)

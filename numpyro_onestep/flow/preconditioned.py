@@ -1,0 +1,23 @@
+"""The target's potential in both coordinate systems."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from numpyro_onestep.flow.gaussian import AbstractPreconditioner
+
+
+class PreconditionedPotential(eqx.Module):
+    """U in unconstrained coordinates x, and the same in whitened ones, y = A^-1 (x - loc).
+
+    `unconstrained(x)` is U(x) = -log gamma(x); `whitened(y)` is -log of the density of y.
+    """
+
+    unconstrained: Any  # a Potential, or any function of x
+    preconditioner: AbstractPreconditioner
+
+    def whitened(self, y: Float[Array, " d"]) -> Float[Array, ""]:
+        """-log gamma(y) = U(loc + A y) - log|det A| (nats)."""
+        x = self.preconditioner.unwhiten(y)
+        return self.unconstrained(x) - self.preconditioner.log_det

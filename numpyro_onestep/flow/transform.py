@@ -1,0 +1,163 @@
+"""The trained map as a NumPyro transform: base distribution to unconstrained coordinates."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
+
+from numpyro_onestep.flow.flow_map import FlowMap
+from numpyro_onestep.flow.gaussian import AbstractPreconditioner
+from numpyro_onestep.flow.inverse import invert
+
+# The inverse is looked for from the base draws whose images are nearest, one after the other.
+_NUM_ANCHORS = 256
+_MOST_TRIES = 4
+
+
+class Image(NamedTuple):
+    """Where the map sends a point, and its change of volume there."""
+
+    x: Float[Array, " d"]
+    log_det: Float[Array, ""]  # log|det dx/dz|
+    sign: Float[Array, ""]  # of that determinant: -1 proves that the map folds
+
+
+class FlowTransform(Transform):
+    """x = loc + A Phi_k(z): the k-step map, then the Gaussian preconditioner.
+
+    Differentiable in both directions, and with respect to its parameters; the inverse by the
+    implicit function theorem, whose linear system is solved by a d x d factorisation.
+
+    Args:
+        flow: the map in whitened coordinates.
+        preconditioner: the affine map to unconstrained ones.
+        num_steps: k, the flow steps; a divisor of the flow's grid. Default 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from numpyro_onestep import OneStep
+        >>> sampler = OneStep(potential_fn=lambda x: jnp.sum(x**2), progress_bar=False)
+        >>> sampler.run(jax.random.key(0), init_params=jnp.zeros(2))
+        >>> transform = sampler.get_transform()
+        >>> z = jnp.array([0.3, -1.0])
+        >>> bool(jnp.allclose(transform.inv(transform(z)), z, atol=1e-3))
+        True
+    """
+
+    domain: Any = constraints.real_vector
+    codomain: Any = constraints.real_vector
+
+    def __init__(self, flow: FlowMap, preconditioner: AbstractPreconditioner, num_steps: int = 1):
+        self.flow, self.preconditioner, self.num_steps = flow, preconditioner, num_steps
+
+    def image(self, z: Float[Array, " d"]) -> Image:
+        """Where one point goes, with the exact change of volume (nats)."""
+        y, log_det, sign = self.flow.volume(z, self.num_steps)
+        x = self.preconditioner.unwhiten(y)
+        return Image(x, log_det + self.preconditioner.log_det, sign)
+
+    def move(self, z: Float[Array, " d"]) -> Float[Array, " d"]:
+        """Where one point goes."""
+        return self.preconditioner.unwhiten(self.flow(z, self.num_steps))
+
+    def preimage(
+        self, x: Float[Array, " d"], near: Float[Array, " d"]
+    ) -> tuple[Float[Array, " d"], Bool[Array, ""]]:
+        """Where one point came from, looked for from `near`, and whether the map does send it so.
+
+        Not differentiable: `inv` is.
+        """
+        return invert(self.flow, self.preconditioner.whiten(x), near, self.num_steps)
+
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        """Images of points z (which NumPyro calls x)."""
+        return jnp.vectorize(self.move, signature="(d)->(d)")(x)
+
+    def call_with_intermediates(self, x: Float[Array, "*n d"]) -> tuple[Any, Any]:
+        """Images of points z, and the log volumes for `log_abs_det_jacobian`."""
+        image = jnp.vectorize(self.image, signature="(d)->(d),(),()")(x)
+        return image[0], image[1]
+
+    def log_abs_det_jacobian(
+        self, x: Float[Array, "*n d"], y: Float[Array, "*n d"], intermediates: Any = None
+    ) -> Float[Array, "*n"]:
+        """log|det dx/dz| at points z (nats)."""
+        if intermediates is not None:
+            return intermediates
+        return jnp.vectorize(lambda z: self.image(z).log_det, signature="(d)->()")(x)
+
+    def _inverse(self, y: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        z, found = self.invert(y)
+        return jnp.where(found[..., None], z, jnp.nan)
+
+    def invert(self, x: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Bool[Array, "*n"]]:
+        """Where points came from, and for which of them that was found.
+
+        A point is not found where the map does not reach it, or where Newton's method fails from
+        the base draws whose images are nearest.
+        """
+        d = jnp.shape(x)[-1]
+        whiten = jnp.vectorize(self.preconditioner.whiten, signature="(d)->(d)")
+        y = whiten(x)
+        anchors = jr.normal(jr.key(0), (_NUM_ANCHORS, d), y.dtype)
+        images = jax.lax.stop_gradient(jax.vmap(lambda z: self.flow(z, self.num_steps))(anchors))
+
+        def one(y):
+            fixed = jax.lax.stop_gradient(y)
+            z, found = self._search(fixed, anchors, images)
+            return self._differentiable(y, jax.lax.stop_gradient(z)), found
+
+        return jnp.vectorize(one, signature="(d)->(d),()")(y)
+
+    def _search(self, y, anchors, images):
+        flow = jax.lax.stop_gradient(self.flow)
+        # The point itself is a candidate too: where the flow does little it is the nearest.
+        starts = jnp.concatenate([anchors, y[None]])
+        reached = jnp.concatenate([images, flow(y, self.num_steps)[None]])
+        distance = jnp.sum((reached - y) ** 2, axis=1)
+        _, order = jax.lax.top_k(-distance, _MOST_TRIES)
+
+        def again(state):
+            index, _, _ = state
+            z, found = invert(flow, y, starts[order[index]], self.num_steps)
+            return index + 1, z, found
+
+        def go_on(state):
+            index, _, found = state
+            return (index < _MOST_TRIES) & ~found
+
+        _, z, found = jax.lax.while_loop(go_on, again, (0, y, jnp.asarray(False)))
+        return z, found
+
+    def _differentiable(self, y, solution):
+        """The solution of Phi_k(z) = y as a function of y and of the flow's parameters."""
+
+        def solve_linear(linear, value):
+            return jnp.linalg.solve(jax.jacfwd(linear)(jnp.zeros_like(value)), value)
+
+        return jax.lax.custom_root(
+            lambda z: self.flow(z, self.num_steps) - y,
+            solution,
+            solve=lambda _, start: start,
+            tangent_solve=solve_linear,
+        )
+
+    def tree_flatten(self):
+        """As a pytree of the parameters."""
+        names = "flow", "preconditioner"
+        return tuple(getattr(self, n) for n in names), (names, {"num_steps": self.num_steps})
+
+    def eq(self, other: object, static: bool = False) -> Any:
+        """Whether another transform is this one: the same steps, and the same parameters."""
+        if not isinstance(other, FlowTransform) or other.num_steps != self.num_steps:
+            return False
+        mine, its = (jax.tree.flatten((t.flow, t.preconditioner)) for t in (self, other))
+        if mine[1] != its[1]:
+            return False
+        return jnp.all(
+            jnp.asarray([jnp.array_equal(a, b) for a, b in zip(mine[0], its[0], strict=True)])
+        )

@@ -1,0 +1,159 @@
+"""A pool of draws with their exact densities: what the evidence and the corrections are made of.
+
+The deterministic-flow weight of a draw x = T(z) is
+    log w = log gamma(x) - log n(z) + log|det dT/dz|,   n the base distribution,
+by the exact volume of the very map that made the draw.
+
+A fraction of the pool is drawn with z from the inflated base distribution, a little wider, and
+every member is weighed against the density of both together (a defensive mixture: Hesterberg,
+"Weighted average importance sampling and defensive mixture distributions", Technometrics 1995).
+Where the flow's tails are thinner than the posterior's, that keeps the weights from growing without
+bound.  The ELBO is the mean over the flow's own draws alone.
+
+Draws are made for a number rounded up, and weighed in blocks of one size, so that another number
+of draws compiles nothing.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from numpyro_onestep._util.batching import BATCH, map_in_batches, map_in_blocks
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep.flow import FlowDistribution
+from numpyro_onestep.flow.base_distribution import inflated_scale
+
+# Base draws are made in powers of two, and at least so many where that takes no more numbers than
+# the second figure (128 MiB in single precision).  JAX's random numbers are the same however many
+# are made after them.
+_FEWEST_BASE_DRAWS, _MOST_NUMBERS = 2**16, 2**25
+# Batches that one call of the compiled program weighs, one after the other.
+_BATCHES = 2
+
+
+class Pool(NamedTuple):
+    """Draws of the flow on R^d and their exact densities (nats)."""
+
+    x: Float[Any, "n d"]
+    log_density: Float[Any, " n"]  # log gamma(x), not normalised
+    log_q: Float[Any, " n"]  # the flow's
+    log_mixture: Float[Any, " n"]  # the pool's: own and inflated draws together
+    sign: Float[Any, " n"]  # of the map's determinant: -1 proves a fold
+    own: Bool[Any, " n"]  # the flow's own draws, which come first
+    z: Float[Any, "n d"]  # where the map took them from
+
+    @property
+    def log_weight(self) -> Float[Any, " n"]:
+        """Log gamma - log of the pool's density: what the draws are to be weighed by."""
+        return self.log_density - self.log_mixture
+
+
+def draw_pool(
+    distribution: FlowDistribution,
+    potential: Any,
+    rng_key: PRNGKeyArray,
+    num: int,
+    num_inflated: int = 0,
+    batch_bytes: int = 2**26,
+) -> Pool:
+    """Draws with their exact densities, the last `num_inflated` from the inflated base.
+
+    Args:
+        distribution: the flow's.
+        potential: U, in unconstrained coordinates.
+        rng_key: a JAX random key; the own draws are those of `draw` with the same key.
+        num: how many in all.
+        num_inflated: how many of them are inflated.
+        batch_bytes: about the memory that Jacobians may take at a time.
+    """
+    own = np.arange(num) < num - num_inflated
+    scale = np.where(own, 1.0, inflated_scale(distribution.dim)).astype(distribution.flow.dtype)
+    z = _base_draws(distribution, rng_key, num, scale)
+    inflated = num_inflated / num
+    size = _batch_size(distribution, batch_bytes)
+    x, log_density, log_q, log_mixture, sign = map_in_blocks(
+        lambda rows: _weigh(distribution, potential, rows, inflated, size), z, _BATCHES * size
+    )
+    return Pool(x, log_density, log_q, log_mixture, sign, own, z)
+
+
+def draw(
+    distribution: FlowDistribution, rng_key: PRNGKeyArray, num: int
+) -> Float[np.ndarray, "n d"]:
+    """Draws without their densities: k network evaluations each."""
+    z = _base_draws(distribution, rng_key, num, np.ones(num, distribution.flow.dtype))
+    return map_in_blocks(lambda rows: _images(distribution, rows), z)
+
+
+def compile_ahead(
+    distribution: FlowDistribution,
+    potential: Any,
+    rng_key: PRNGKeyArray,
+    inflated: float,
+    batch_bytes: int,
+) -> None:
+    """Begin to compile what `draw_pool` will need for a flow and a target of such shapes."""
+    d, dtype = distribution.dim, distribution.flow.dtype
+    _sample_base.ahead(distribution, rng_key, np.ones(_rounded_up(1, d), dtype))
+    size = _batch_size(distribution, batch_bytes)
+    rows = np.zeros((_BATCHES * size, d), dtype)
+    _weigh.ahead(distribution, potential, rows, inflated, size)
+
+
+def _batch_size(distribution: FlowDistribution, batch_bytes: int) -> int:
+    """Draws whose Jacobians are computed at a time."""
+    d, width = distribution.dim, distribution.flow.network.width
+    bytes_each = distribution.flow.dtype.itemsize * d * 4 * (width + d)
+    return min(BATCH, max(1, batch_bytes // bytes_each))
+
+
+def _base_draws(distribution, rng_key, num: int, scale) -> Float[np.ndarray, "n d"]:
+    padded = np.ones(_rounded_up(num, distribution.dim), scale.dtype)
+    padded[:num] = scale
+    return np.asarray(_sample_base(distribution, rng_key, padded))[:num]
+
+
+def _rounded_up(num: int, d: int) -> int:
+    fewest = _FEWEST_BASE_DRAWS if _FEWEST_BASE_DRAWS * d <= _MOST_NUMBERS else 1
+    return max(fewest, 1 << (num - 1).bit_length())
+
+
+@compiled
+def _sample_base(
+    distribution: FlowDistribution, rng_key: PRNGKeyArray, scale: Float[Array, " n"]
+) -> Float[Array, "n d"]:
+    return distribution.sample_base(rng_key, len(scale), scale)
+
+
+@compiled
+def _images(distribution: FlowDistribution, z: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    return map_in_batches(distribution.transform.move, z)
+
+
+@compiled
+def _weigh(
+    distribution: FlowDistribution,
+    potential: Any,
+    z: Float[Array, "n d"],
+    inflated: float,
+    batch_size: int,
+) -> tuple[Array, ...]:
+    """Images of base draws with their densities: the target's, the flow's and the pool's.
+
+    The fraction of inflated draws is static: it is the same for pools of nearly any size.
+    """
+    base, scale = distribution.base, inflated_scale(z.shape[1])
+
+    def one(z):
+        image = distribution.transform.image(z)
+        log_base = base.log_density(z)
+        if inflated:
+            log_own = (math.log1p(-inflated) if inflated < 1 else -math.inf) + log_base
+            log_base = jnp.logaddexp(log_own, math.log(inflated) + base.log_density(z, scale))
+        log_q = distribution.log_prob_at(z, image)
+        return image.x, -potential(image.x), log_q, log_base - image.log_det, image.sign
+
+    return map_in_batches(one, z, batch_size)

@@ -1,0 +1,91 @@
+"""Pareto smoothing of weights, and what the tail beyond the heaviest of them may hold.
+
+Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", JMLR 2024.  ArviZ
+does the smoothing, in either of its generations.
+"""
+
+import math
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+# A tail of such a shape holds next to all of the mass, whatever its scale.
+_LARGEST_SHAPE = 5.0
+# Weights.  Of fewer the largest fifth, which is the most that ArviZ takes for the tail, is less
+# than the five that it needs.
+_FEWEST_SMOOTHED = 25
+_FEWEST_IN_TAIL = 5
+
+
+def without_nan(log_weights) -> Float[np.ndarray, " n"]:
+    """In double precision, minus infinity where a weight is not a number or infinite."""
+    values = np.asarray(log_weights, np.float64)
+    return np.where(np.isnan(values) | (values == np.inf), -np.inf, values)
+
+
+def pareto_smooth(
+    log_weights: Float[np.ndarray, " n"], resolution: float = 0.0
+) -> tuple[Float[np.ndarray, " n"], float]:
+    """Pareto-smoothed log weights on their original scale, and the shape k of their tail.
+
+    ArviZ does it, in either of its generations (Vehtari et al., "Pareto smoothed importance
+    sampling", JMLR 2024).  Weights that are all equal have no tail: k is then 0.  Of fewer than 25
+    weights there is no tail to speak of: they stay as they are, and k is infinite.
+
+    Args:
+        log_weights: finite.
+        resolution: they are multiples of this, by rounding.  A tail of ties has no shape, so each
+            is put somewhere within it.
+    """
+    if np.ptp(log_weights) == 0:
+        return log_weights, 0.0
+    if len(log_weights) < _FEWEST_SMOOTHED:
+        return log_weights, math.inf
+    rng = np.random.default_rng(0)
+    log_weights = log_weights + resolution * rng.uniform(-0.5, 0.5, len(log_weights))
+    with np.errstate(over="ignore"):  # weights further apart than floats reach
+        smoothed, k = _psislw(log_weights)
+    smoothed = np.asarray(smoothed, np.float64)
+    # Smoothing leaves the body of the weights alone, so the smallest one gives back the scale
+    # that normalisation took.
+    smallest = np.argmin(log_weights)
+    k = float(np.asarray(k).reshape(()))
+    return smoothed + (log_weights[smallest] - smoothed[smallest]), math.inf if math.isnan(k) else k
+
+
+def tail_mass(log_weights: Float[np.ndarray, " n"], k: float) -> float:
+    """The mass expected beyond the heaviest weight, as a fraction of the whole.
+
+    The weights above a cut follow a generalised Pareto distribution of shape k, whose scale is
+    found from the median of what exceeds the cut.  Its mean beyond the heaviest weight is infinite
+    from k = 1 on, but no sample sees all of it: what is counted lies between the rarity of the
+    heaviest of these draws and that of the heaviest of a hundred times as many.
+
+    Args:
+        log_weights: of weights whose mean is one.
+        k: shape of their tail.
+    """
+    n = len(log_weights)
+    num_tail = int(min(0.2 * n, 3 * math.sqrt(n)))  # as many as are smoothed
+    if num_tail < _FEWEST_IN_TAIL or not k < _LARGEST_SHAPE:
+        return math.inf
+    weights = np.exp(np.sort(log_weights)[-num_tail - 1 :])
+    cut, excess = weights[0], float(np.median(weights[1:] - weights[0]))
+    # The quantile function is cut + scale (s^-k - 1) / k, s the fraction of the tail beyond.
+    shape = k if abs(k) > 1e-6 else 1e-6
+    scale = excess * shape / math.expm1(shape * math.log(2))
+    high, low = 1 / num_tail, 0.01 / num_tail
+    power = 1 - shape if abs(1 - shape) > 1e-6 else 1e-6
+    beyond = (high**power - low**power) / power
+    mass = (cut - scale / shape) * (high - low) + scale / shape * beyond
+    return float(num_tail / n * mass)
+
+
+def _psislw(log_weights):
+    arviz: Any = import_module("arviz")
+    if hasattr(arviz, "psislw"):  # ArviZ 0.x
+        return arviz.psislw(log_weights)
+    # ArviZ 1.x takes log likelihoods, whose negatives are the log weights of leaving one out.
+    return import_module("arviz_stats.base").array_stats.psislw(-log_weights)

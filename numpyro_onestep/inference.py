@@ -1,0 +1,330 @@
+"""One run, from a target to a result: it puts the steps in order and holds no mathematics.
+
+fit the preconditioner -> (tempered SMC, a mixture) -> train the flow -> weigh a pool -> correct
+-> look at the draws.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from numpyro_onestep import limits
+from numpyro_onestep._util.clock import Stopwatch
+from numpyro_onestep._util.numerics import is_double, numerics
+from numpyro_onestep._util.random import stream
+from numpyro_onestep.checks.coverage import find_missed
+from numpyro_onestep.checks.line_scan import scan_lines
+from numpyro_onestep.corrections import AbstractCorrection
+from numpyro_onestep.corrections.none import NoCorrection
+from numpyro_onestep.diagnostics import report
+from numpyro_onestep.diagnostics.doubts import folds, is_good
+from numpyro_onestep.flow import (
+    FlowDistribution,
+    FlowMap,
+    PreconditionedPotential,
+    ResidualVelocity,
+    uniform_grid,
+)
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner
+from numpyro_onestep.importance import pool as pools
+from numpyro_onestep.importance.evidence import Evidence, WeightedPool, weigh
+from numpyro_onestep.initialise import best_fit
+from numpyro_onestep.initialise.best_fit import Fit
+from numpyro_onestep.multimodal import modes
+from numpyro_onestep.multimodal.mixture_fit import fit_mixture
+from numpyro_onestep.multimodal.tempered_smc import explore, require_explorable
+from numpyro_onestep.problem import (
+    Problem,
+    completed,
+    fit_in_double_precision,
+    in_double_precision,
+    precision_at_fit,
+    precision_at_pool,
+)
+from numpyro_onestep.result import Drawn, Result, Trained, Weighted, extended
+from numpyro_onestep.settings import Settings
+from numpyro_onestep.target.precision import double_energy
+from numpyro_onestep.target.traced import TracedFunction
+from numpyro_onestep.training import loop
+
+# Where the step budget is free, a second step is tried if the pool is worth less than the first
+# fraction of its draws, or less than the second and Pareto k may be above its limit.
+_ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
+# Starts beside the first that the preconditioner's fit descends from.
+_MOST_OTHER_STARTS = 3
+# Where modes that the draws do not reach hold so many times their mass, the run was in the wrong
+# place, and is made again from the heaviest of these.
+_ELSEWHERE = 100.0
+
+# From a random key, and a point to start from or None: the target, traced, and such a point.
+Tracer = Callable[[PRNGKeyArray, Any], Problem]
+
+
+class Inference:
+    """One call of `OneStep.run`.
+
+    Args:
+        settings: all of them.
+        correction: how the flow's draws become draws of the posterior.
+        rng_key: a JAX random key.
+        keep: told of every flow as soon as it is trained, so that an interrupt does not lose it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        correction: AbstractCorrection,
+        rng_key: PRNGKeyArray,
+        keep: Callable[[Trained], None],
+    ):
+        self.settings, self.correction, self.keep = settings, correction, keep
+        self.rng_key = rng_key
+        self.clock = Stopwatch()
+
+    def run(self, trace: Tracer, init_params: Any) -> Result:
+        """The result, from elsewhere where the first one shows that the mass is elsewhere."""
+        result = self._from(trace, init_params)
+        missed = result.missed
+        if missed is None or missed.odds <= _ELSEWHERE or result.training.interrupted:
+            return result
+        there = result.problem.target.unravelled(missed.where)
+        self.rng_key = stream(self.rng_key, "elsewhere")
+        return max((result, self._from(trace, there)), key=_quality)
+
+    def _key(self, name: str, index: int = 0) -> PRNGKeyArray:
+        return stream(self.rng_key, name, index)
+
+    def _from(self, trace: Tracer, init_params: Any) -> Result:
+        """A run from one point, in the precision that it turns out to need."""
+        precision = self.settings.draws.target_precision
+        with ExitStack() as environment:
+            with self.clock.part("initialisation"):
+                problem = trace(self._key("start"), init_params)
+                if self.settings.draws.multimodal:
+                    require_explorable(problem.start.size)
+                flow = self._flow(problem.start)
+                problem = completed(problem, self._key("completion"))
+                if precision != "double" or is_double():
+                    self._compile_ahead(flow, problem)
+            if precision == "double" and not is_double():
+                problem = in_double_precision(problem, required=True)
+                environment.enter_context(numerics(double=True))
+            fit, double = self._fit(problem), None
+            if precision == "auto" and not is_double():
+                problem, double = self._with_double(problem)
+            if double is not None:
+                problem, fit, double = self._precise_fit(problem, fit, double, environment)
+            lost = not math.isfinite(float(fit.elbo)) and self._is_explorable(problem)
+            if self.settings.draws.multimodal or lost:
+                fit = self._explored(problem, fit)
+            weighted = self._trained(flow, problem, fit)
+            if double is not None:
+                weighted = self._precise(weighted, double, environment)
+            result = self._finished(weighted)
+            self.keep(result)
+            if self._has_obstacle(result):
+                # No gradient shows an edge or a step, so none can train a flow around it.
+                found = self._explored(result.problem, result.fit)
+                if found is not result.fit:
+                    again = self._untrained(flow, result.problem, found)
+                    result = max((result, self._finished(again)), key=_quality)
+            return result
+
+    def _with_double(self, problem: Problem) -> tuple[Problem, TracedFunction | None]:
+        """U in double precision, to compare with; None where the model cannot be traced so."""
+        with self.clock.part("precision"):
+            double = double_energy(problem.target)
+        return replace(problem, is_only_single=double is None), double
+
+    def _precise_fit(
+        self, problem: Problem, fit: Fit, double: TracedFunction, environment: ExitStack
+    ) -> tuple[Problem, Fit, TracedFunction | None]:
+        """The problem and its fit in double precision if that is needed already here."""
+        with self.clock.part("precision"):
+            error = precision_at_fit(problem, fit, double, self._key("precision"))
+        if not error.counts:
+            return problem, fit, double
+        problem = in_double_precision(problem, error)
+        environment.enter_context(numerics(problem.is_double))
+        return problem, self._fit(problem), None
+
+    def _precise(
+        self, weighted: Weighted, double: TracedFunction, environment: ExitStack
+    ) -> Weighted:
+        """The same, trained on in double precision if its draws show that this is needed."""
+        problem = weighted.problem
+        with self.clock.part("precision"):
+            key = self._key("precision")
+            error = precision_at_pool(problem, weighted.weighted, double, key)
+        if not error.counts:
+            return weighted
+        precise = in_double_precision(problem, error)
+        fit = fit_in_double_precision(weighted.fit) if precise.is_double else weighted.fit
+        environment.enter_context(numerics(precise.is_double))
+        return self._trained(weighted.training.flow, precise, fit)
+
+    def _flow(self, start: Float[Any, " d"]) -> FlowMap:
+        """An untrained flow, which leaves its draws as they are."""
+        flow, d = self.settings.flow, start.size
+        key = self._key("flow")
+        network = ResidualVelocity(d, flow.network_width(d), flow.horizon, key, start.dtype)
+        return FlowMap(network, uniform_grid(flow.horizon, flow.num_grid_steps))
+
+    def _compile_ahead(self, flow: FlowMap, problem: Problem) -> None:
+        """Begin to compile in another thread what the run comes to by and by."""
+        settings, potential, start = self.settings, problem.potential, problem.start
+        if start.size > limits.BATCH_AND_MATCH:
+            return  # the preconditioner may be of another type by then
+        key = self.rng_key
+        best_fit.compile_ahead(potential, start, key)
+        if settings.draws.multimodal:
+            modes.compile_ahead(potential, start, key)
+            return  # the base distribution will be another by then
+        anywhere: Any = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
+        gaussian = GaussianPreconditioner(*anywhere)
+        num_steps = settings.step_budgets(start.size)[0]
+        distribution = FlowDistribution(flow, gaussian, num_steps=num_steps)
+        loop.compile_ahead(
+            distribution, PreconditionedPotential(potential, gaussian), key, settings
+        )
+        inflated, limit = self.correction.inflated_fraction, settings.draws.batch_bytes
+        pools.compile_ahead(distribution, potential, key, inflated, limit)
+
+    def _fit(self, problem: Problem) -> Fit:
+        with self.clock.part("preconditioner"):
+            target, potential, dtype = problem.target, problem.potential, problem.start.dtype
+            others = target.other_starts(self.rng_key, potential, _MOST_OTHER_STARTS, dtype)
+            starts: Any = (np.asarray(start, dtype) for start in chain([problem.start], others))
+            return best_fit.best_fit(potential, starts, self._key("base"))
+
+    def _explored(self, problem: Problem, fit: Fit) -> Fit:
+        """A mixture fitted to tempered particles, or the same fit where that finds nothing."""
+        with self.clock.part("exploration"):
+            gaussian: Any = fit.preconditioner
+            key = self._key("exploration")
+            try:
+                population = explore(problem.potential, problem.start, gaussian, key)
+            except ValueError:
+                if self.settings.draws.multimodal:
+                    raise
+                return fit  # it was worth a try
+            return fit_mixture(problem.potential, population, self._key("mixture"))
+
+    def _trained(self, flow: FlowMap, problem: Problem, fit: Fit) -> Weighted:
+        """The best of the attempts at one step and at several, with its pool."""
+        attempts: list[Weighted] = []
+        for num_steps in self.settings.step_budgets(problem.start.size):
+            start = FlowDistribution(flow, fit.preconditioner, fit.base, num_steps)
+            potential = PreconditionedPotential(problem.potential, fit.preconditioner)
+            with self.clock.part("training"):
+                key = self._key("training", num_steps)
+                training = loop.train(start, potential, key, self.settings, float(fit.elbo))
+            trained = Trained(problem, fit, training, num_steps)
+            # From here on the trained flow is safe, whatever happens to the draws.
+            self.keep(trained)
+            attempts.append(self._weighted(trained, self._key("pool")))
+            if training.interrupted or _is_enough(attempts[-1].evidence):
+                break
+        best = max(attempts, key=_quality)
+        if not (best.training.from_gaussian or is_good(best.evidence)):
+            # A mixture is near the target before any training, which an edge can only spoil.
+            best = max(best, self._untrained(flow, problem, fit), key=_quality)
+        return best
+
+    def _untrained(self, flow: FlowMap, problem: Problem, fit: Fit) -> Weighted:
+        """Draws of the fitted distribution itself, which is what a flow starts from."""
+        steps = self.settings.draws.num_flow_steps or 1
+        training = loop.TrainingResult(flow, from_gaussian=False)
+        return self._weighted(Trained(problem, fit, training, steps), self._key("untrained pool"))
+
+    def _weighted(self, trained: Trained, rng_key: PRNGKeyArray) -> Weighted:
+        """A pool of the flow's draws, and what its weights are worth."""
+        draws = self.settings.draws
+        with self.clock.part("draws"):
+            pool = pools.draw_pool(
+                trained.distribution,
+                trained.problem.potential,
+                rng_key,
+                draws.num_pool,
+                int(self.correction.inflated_fraction * draws.num_pool),
+                draws.batch_bytes,
+            )
+            return extended(Weighted, trained, weighted=weigh(pool))
+
+    def _finished(self, weighted: Weighted) -> Result:
+        """Correct the draws, look for what they lack, and say so."""
+        problem = weighted.problem
+        with self.clock.part("draws"):
+            correction = self.correction
+            if not np.isfinite(weighted.evidence.log_evidence):
+                correction = NoCorrection(self.settings.draws)  # there are no weights to go by
+            corrected = correction(
+                weighted.weighted,
+                weighted.distribution,
+                problem.potential,
+                self._key("correction"),
+            )
+            budget, x = self.clock.seconds["training"], corrected.x
+            names = problem.target.names()
+            scan = scan_lines(problem.potential, x, names, self._key("lines"), budget)
+            if scan is not None and not weighted.training.from_gaussian:
+                # Particles have looked everywhere; modes far apart are too narrow for points on a
+                # line.
+                scan = scan._replace(off=0.0)
+            missed = find_missed(
+                weighted.preconditioned,
+                problem.start,
+                x,
+                _mean_energy(weighted.weighted, len(x)),
+                self._key("coverage"),
+                budget,
+            )
+            samples = jax.block_until_ready(problem.constrain(x))
+        found = {"corrected": corrected, "samples": samples, "scan": scan, "missed": missed}
+        drawn = extended(Drawn, weighted, **found, seconds=dict(self.clock.seconds))
+        return extended(Result, drawn, messages=report.check(drawn))
+
+    def _is_explorable(self, problem: Problem) -> bool:
+        """Whether the settings leave it open to start from a mixture."""
+        plain = self.correction.is_multimodal and not self.settings.schedule.num_distillation_steps
+        return plain and problem.start.size <= limits.MULTIMODAL
+
+    def _has_obstacle(self, result: Result) -> bool:
+        """Whether the density has an edge or a step that the flow could not be trained around."""
+        evidence, scan = result.evidence, result.scan
+        if not self._is_explorable(result.problem) or result.training.interrupted:
+            return False
+        if not result.training.from_gaussian:
+            return False  # this is what exploration found
+        if not math.isfinite(evidence.log_evidence):
+            return True
+        found = scan is not None and bool(scan.edge or scan.step)
+        return found and not is_good(evidence, scan)
+
+
+def _is_enough(evidence: Evidence) -> bool:
+    """Whether the pool is worth enough for one step to be all that is needed."""
+    enough = _ENOUGH_ESS_OF_BAD_WEIGHTS if evidence.doubtful else _ENOUGH_ESS
+    return evidence.ess >= enough * evidence.num_draws
+
+
+def _quality(run: Weighted) -> tuple[bool, float]:
+    """By which one run is better than another: the ELBO of a map that folds is no bound."""
+    return not folds(run.evidence), run.evidence.elbo
+
+
+def _mean_energy(weighted: WeightedPool, num_draws: int) -> float:
+    """The posterior's (nats), from the pool, no draw of more weight than a corrected one has."""
+    energy = -np.asarray(weighted.pool.log_density, np.float64)
+    weight = np.minimum(np.exp(weighted.smoothed_log_weights), 1 / num_draws)
+    weight = np.where(np.isfinite(energy), weight, 0.0)
+    if weight.sum() == 0:
+        return math.nan
+    return float(np.average(np.where(weight > 0, energy, 0.0), weights=weight))

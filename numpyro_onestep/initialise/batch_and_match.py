@@ -1,0 +1,117 @@
+"""Batch and match: a Gaussian fitted to a target by matching scores.
+
+Each iteration draws a batch from the current Gaussian and moves to the Gaussian whose score (the
+gradient of its log density) matches the target's on that batch, in closed form (Cai et al., "Batch
+and match: black-box variational inference with a score-based divergence", ICML 2024, algorithm 1).
+It needs some hundred batches where a gradient method needs thousands.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner
+from numpyro_onestep.optimise.lbfgs import choose
+from numpyro_onestep.target import Potential
+
+NUM_ITERATIONS = 300
+# Up to this iteration the learning rate falls as 1 / t, as in the paper; after it as 1 / t^4, which
+# averages over the later batches.
+_NUM_ADAPTING = 150
+# The paper's learning rate is proportional to d.  Here d counts as 32 at most: in more dimensions
+# a larger rate would follow the noise of a batch of 32.
+_LARGEST_RATE_DIM = 32
+BATCH_SIZE = 32  # draws an iteration
+# The target's score may differ from the current Gaussian's by this many times sqrt(d), the typical
+# norm of the latter: single draws far out would otherwise throw the Gaussian away.
+_SCORE_CLIP = 10.0
+
+
+def batch_and_match(
+    potential: Potential, initial: GaussianPreconditioner, first: Any, rng_key: PRNGKeyArray
+) -> GaussianPreconditioner:
+    """Batch and match from a Gaussian, its learning rate that of the iterations from `first` on.
+
+    Each update is computed in the coordinates that whiten the current Gaussian, and the factor of
+    the covariance is carried rather than the covariance: in single precision that bears the square
+    of the condition number that the covariance's own recursion would.  Where a batch has fewer
+    draws than there are dimensions, an update changes a subspace only, and no d x d matrix is
+    diagonalised.
+
+    Args:
+        potential: the target.
+        initial: the Gaussian to begin with.
+        first: number of the first iteration, from 0; larger ones begin with smaller steps.
+        rng_key: a JAX random key.
+    """
+    loc = initial.loc
+    d = loc.size
+    score = jax.vmap(lambda x: -jax.grad(potential)(x))
+    identity = jnp.eye(d, dtype=loc.dtype)
+
+    def step(carry, inputs):
+        loc, factor = carry
+        index, key = inputs
+        z = jr.normal(key, (BATCH_SIZE, d), loc.dtype)
+        whitened_score = score(loc + z @ factor.T) @ factor
+        # Steps of bounded length: what exceeds the Gaussian's own score -z is clipped.
+        excess = whitened_score + z
+        norm = jnp.linalg.norm(excess, axis=1, keepdims=True)
+        limited = excess * jnp.minimum(1, _SCORE_CLIP * jnp.sqrt(d) / norm)
+        limited = jnp.asarray(jnp.where(jnp.isfinite(norm) & (norm > 0), limited, 0.0))
+        g = limited - z
+
+        # Cai et al., algorithm 1, with current mean 0 and covariance I; there lambda = B d / t.
+        # The new covariance S solves S U S + S = V, U = u^T u and V = I + v^T v.
+        time = index + 1.0
+        rate = (
+            BATCH_SIZE
+            * min(d, _LARGEST_RATE_DIM)
+            / time
+            * jnp.minimum(1, _NUM_ADAPTING / time) ** 3
+        )
+        shrunk = rate / (1 + rate)
+        z_mean, g_mean = z.mean(0), g.mean(0)
+        u = _rows_of_moments(g, g_mean, rate, shrunk)
+        v = _rows_of_moments(z, z_mean, rate, shrunk)
+        # With V = C C^T and W = C^T U C it is S = A A^T, A = C (2 / (1 + (1 + 4 W)^(1/2)))^(1/2).
+        c = jnp.linalg.cholesky(identity + v.T @ v)
+        vectors, change = _shrinkage(u @ c)
+        pulled = _times(_times(g_mean[None] @ c, vectors, change), vectors, change)
+        shift = shrunk * (c @ pulled[0] + z_mean)
+        moved = loc + factor @ shift, _times(factor @ c, vectors, change)
+        fine = jnp.all(jnp.isfinite(moved[0])) & jnp.all(jnp.isfinite(moved[1]))
+        return choose(fine, moved, carry), None
+
+    keys = jr.split(rng_key, NUM_ITERATIONS)
+    carry = loc, initial.scale_tril
+    (loc, factor), _ = jax.lax.scan(step, carry, (first + jnp.arange(NUM_ITERATIONS), keys))
+    triangle = jnp.linalg.qr(factor.T, mode="r").T
+    return GaussianPreconditioner(loc, triangle * jnp.sign(jnp.diagonal(triangle)))
+
+
+def _rows_of_moments(values: Float[Array, "n d"], mean: Float[Array, " d"], rate, shrunk):
+    """Rows r with r^T r = rate times the covariance, plus shrunk times the mean's outer product."""
+    centred = (values - mean) * jnp.sqrt(rate / len(values))
+    return jnp.concatenate([centred, jnp.sqrt(shrunk) * mean[None]])
+
+
+def _shrinkage(rows: Float[Array, "n d"]) -> tuple[Float[Array, "d k"], Float[Array, " k"]]:
+    """For _times: (2 / (1 + (1 + 4 W)^(1/2)))^(1/2), W = r^T r, is I + q diag(s) q^T.
+
+    By the eigenvectors of whichever is smaller, r r^T or r^T r.
+    """
+    n, d = rows.shape
+    values, vectors = jnp.linalg.eigh(rows @ rows.T if n < d else rows.T @ rows)
+    values = jnp.maximum(values, 0.0)
+    half = 0.5 + 0.5 * jnp.sqrt(1 + 4 * values)
+    slope = -1 / (half**2 * (1 + jnp.sqrt(1 / half)))  # (half^(-1/2) - 1) / w, by no difference
+    return (rows.T @ vectors, slope) if n < d else (vectors, values * slope)
+
+
+def _times(matrix: Float[Array, "m d"], vectors: Float[Array, "d k"], change: Float[Array, " k"]):
+    """Matrix times (I + vectors diag(change) vectors^T)."""
+    return matrix + ((matrix @ vectors) * change) @ vectors.T

@@ -1,0 +1,23 @@
+"""Up to how many dimensions each part is used: the one place that says so.
+
+Every limit is a number of unconstrained coordinates, called d elsewhere.
+"""
+
+# The network has 256 hidden units up to here, 64 beyond: the exact volume of a step costs the
+# square of the smaller of d and the number of units, for every coordinate.
+WIDE_NETWORK = 128
+# A second flow step is tried where one is not enough.  In more dimensions the weights are worth
+# little with either number of steps.
+SECOND_STEP = 128
+# Tempered SMC needs a d x d Hessian at the end of every descent.
+MULTIMODAL = 128
+# Batch and match is cubic in d at every one of its iterations.
+BATCH_AND_MATCH = 512
+# A leapfrog step of a model with d terms usually takes d operations: beyond, chains get fewer
+# steps, so that their time does not grow with the square of d.
+REJUVENATION = 512
+# A descent takes long here, and the coverage check makes up to thirty.
+COVERAGE_CHECK = 512
+# Beyond, no d x d matrix is formed, since factorising one takes minutes: the preconditioner is a
+# diagonal and some directions.
+DENSE_MATRIX = 2048

@@ -1,0 +1,1 @@
+"""Finding minima of the potential."""

@@ -1,0 +1,129 @@
+"""What one training step minimises, in each of the two stages.
+
+The distillation stage minimises, on one batch of paths,
+    path_weight * path + state_weight * state + volume_weight * volume,
+the evidence stage maximises the exact-volume ELBO of the k-step map.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from numpyro_onestep.flow import FlowDistribution, FlowMap, PreconditionedPotential
+from numpyro_onestep.flow.base_distribution import StandardNormal, inflated_scale
+from numpyro_onestep.settings import LossSettings
+from numpyro_onestep.training.objectives import (
+    DrawWeights,
+    elbo_loss,
+    path_loss,
+    state_consistency_loss,
+    volume_consistency_loss,
+)
+
+Stage = Literal["distillation", "evidence"]
+
+# Time that a Langevin chain takes a step of: a fifth of what it takes to forget its place.
+_LANGEVIN_STEP = 0.2
+
+
+class Records(NamedTuple):
+    """What one iteration (or, stacked, a run of them) leaves behind.
+
+    `loss` is an upper bound of -log Z in nats in both stages: -E[log w_path], then -ELBO.
+    """
+
+    loss: Any
+    state: Any
+    volume: Any
+    non_finite: Any  # the flow's own draws in the batch, or the update, that had to be skipped
+    folded: Any  # fraction of the batch at which the map's determinant is negative
+
+
+def is_from_gaussian(distribution: FlowDistribution) -> bool:
+    """Whether the flow has one Gaussian to bend; a mixture has most of the shape already."""
+    return isinstance(distribution.base, StandardNormal)
+
+
+def losses(
+    stage: Stage,
+    distribution: FlowDistribution,
+    teacher: FlowMap,
+    chains: Float[Array, "m d"],
+    potential: PreconditionedPotential,
+    rng_key: PRNGKeyArray,
+    settings: LossSettings,
+) -> tuple[Float[Array, ""], tuple[Records, Float[Array, "m d"]]]:
+    """The stage's loss on one batch, what there is to record, and the chains after it."""
+    if stage == "distillation":
+        total, records = _distillation(distribution, teacher, potential, rng_key, settings)
+        return total, (records, chains)
+    return _evidence(distribution, chains, potential, rng_key, settings)
+
+
+def _distillation(distribution, teacher, potential, rng_key, settings: LossSettings):
+    """The three losses of the distillation stage, weighed, on one batch of paths."""
+    flow = distribution.flow
+    key_base, key_path, key_volume = jr.split(rng_key, 3)
+    z = distribution.sample_base(key_base, settings.distillation_batch_size)
+    path, states = path_loss(flow, potential, z, key_path)
+    zero = jnp.zeros_like(path)
+    consistency = volume = zero
+    if settings.state_weight and flow.num_grid_steps > 1:
+        consistency = state_consistency_loss(flow, teacher, states)
+    if settings.volume_weight and flow.num_grid_steps > 1:
+        volume = volume_consistency_loss(
+            flow, teacher, states, key_volume, settings.volume_batch_size
+        )
+    total = (
+        settings.path_weight * path
+        + settings.state_weight * consistency
+        + settings.volume_weight * volume
+    )
+    return total, Records(path, consistency, volume, zero, zero)
+
+
+def _evidence(distribution, chains, potential, rng_key, settings: LossSettings):
+    """The exact-volume ELBO of the k-step map, on the flow's own draws and the chains.
+
+    Where q = p no draw feels a force, wherever it is, so a batch need not come from the base
+    distribution alone.  A part of it follows Langevin chains whose target is the posterior pulled
+    back to z: they drift to where the flow holds too little mass, and train it there.  Their
+    gradient is the force already at hand.
+    """
+    key_base, key_chains = jr.split(rng_key)
+    num_chains = len(chains)
+    own = distribution.sample_base(key_base, settings.num_own)
+    z = jnp.concatenate([chains, own])
+    surrogate, draws = elbo_loss(distribution, potential, z, settings.force_clip)
+    if is_from_gaussian(distribution):
+        chains = _langevin(key_chains, chains, jax.tree.map(lambda v: v[:num_chains], draws))
+    else:  # the steps of a chain would be of no one size; inflated draws go some of the way
+        chains = distribution.sample_base(key_chains, num_chains, inflated_scale(z.shape[1]))
+    weights = draws.log_weight[num_chains:]
+    finite = jnp.isfinite(weights)
+    bound = jnp.sum(jnp.where(finite, weights, 0.0)) / finite.sum()  # not a number without any
+    zero = jnp.zeros_like(bound)
+    non_finite = jnp.sum(~finite).astype(bound.dtype)
+    folded = jnp.mean(draws.sign < 0).astype(bound.dtype)
+    records = Records(-bound, zero, zero, non_finite, folded)
+    return settings.elbo_weight * surrogate, (records, jax.lax.stop_gradient(chains))
+
+
+def _langevin(
+    rng_key: PRNGKeyArray, z: Float[Array, "m d"], draws: DrawWeights
+) -> Float[Array, "m d"]:
+    """One step of dz = -(z + J^T force) dt + sqrt(2) s dW, its linear part exact.
+
+    At q = p a chain is stationary at N(0, s^2 I), which has the inflated draws' own scale s.  A
+    chain that has left for a fold, or where nothing is finite, begins again.
+    """
+    noise = jr.normal(rng_key, (2, *z.shape), z.dtype)
+    keep = math.exp(-_LANGEVIN_STEP)
+    scale = inflated_scale(z.shape[1]) * math.sqrt(1 - keep**2)
+    moved = keep * z - (1 - keep) * draws.latent_force + scale * noise[0]
+    fine = (draws.sign > 0) & jnp.isfinite(draws.log_weight)
+    return jnp.where(fine[:, None], moved, noise[1])
