@@ -16,7 +16,13 @@ from numpyro_onestep._util.random import numpy_generator
 from numpyro_onestep.importance.evidence import WeightedPool
 from numpyro_onestep.initialise.best_fit import Fit
 from numpyro_onestep.optimise.lbfgs import descent
-from numpyro_onestep.target import AbstractTarget, Potential, function_target, model_target
+from numpyro_onestep.target import (
+    AbstractTarget,
+    ModelTarget,
+    Potential,
+    function_target,
+    model_target,
+)
 from numpyro_onestep.target.completion import find_completion
 from numpyro_onestep.target.precision import (
     LARGEST_GRAIN,
@@ -62,6 +68,15 @@ class Problem(ArraysAsNumpy):
         with numerics(self.is_double):
             again = self.target.potential(self.start.dtype)
             return replace(self, potential=self.potential.attached(again))
+
+    @property
+    def arguments(self) -> tuple[tuple, dict[str, Any], PyTree]:
+        """The model's arguments and keyword arguments, and `init_params` where they were given."""
+        target = self.target
+        if isinstance(target, ModelTarget):
+            start = target.unravelled(self.start) if target.is_start_given else None
+            return target.args, target.kwargs, start
+        return (), {}, target.unravelled(self.start)
 
     @property
     def flat(self) -> list[str]:

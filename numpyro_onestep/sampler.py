@@ -23,8 +23,7 @@ from numpyro_onestep.importance.psis import without_nan
 from numpyro_onestep.inference import Inference
 from numpyro_onestep.problem import Problem, problem_of_function, problem_of_model
 from numpyro_onestep.result import Result, Trained
-from numpyro_onestep.settings import Settings, as_count
-from numpyro_onestep.target import ModelTarget
+from numpyro_onestep.settings import Settings, require_count
 
 _FEWEST_SUMMARISED = 4  # NumPyro halves a chain, and asks each half for two
 _RENAMED = {"base_elbo": "initial_elbo", "folded_share": "folded_fraction"}
@@ -204,7 +203,7 @@ class OneStep:
             TypeError: `rng_key` is no JAX random key.
             ValueError: `num_samples` is not positive.
         """
-        num, run = _require_count("num_samples", num_samples), self._trained()
+        num, run = require_count("num_samples", num_samples), self._trained()
         with self._environment(rng_key) as key:
             return run.problem.constrain(draw(run.distribution, key, num))
 
@@ -224,7 +223,7 @@ class OneStep:
             RuntimeError: nothing was trained yet.
             ValueError: k does not divide the grid, or `num_draws` is not positive.
         """
-        num, run = _require_count("num_draws", num_draws), self._trained()
+        num, run = require_count("num_draws", num_draws), self._trained()
         distribution = run.distribution.with_steps(num_flow_steps)
         limit = self.settings.draws.batch_bytes
         with self._environment(rng_key) as key:
@@ -351,12 +350,7 @@ class OneStep:
     @property
     def run_arguments(self) -> tuple[tuple, dict[str, Any], PyTree]:
         """The model's arguments and keyword arguments, and `init_params`, of the last run."""
-        problem = self._trained().problem
-        target = problem.target
-        if isinstance(target, ModelTarget):
-            start = target.unravelled(problem.start) if target.is_start_given else None
-            return target.args, target.kwargs, start
-        return (), {}, target.unravelled(problem.start)
+        return self._trained().problem.arguments
 
     def _trained(self) -> Trained:
         if self._last is None:
@@ -402,11 +396,3 @@ class OneStep:
         result = self.result
         with self._environment():
             return from_result(result)
-
-
-def _require_count(name: str, value: Any) -> int:
-    """A number of draws, given as 1000 or as 1e3."""
-    number = as_count(value)
-    if number is None or number < 1:
-        raise ValueError(f"{name} must be a positive number of draws, but is {value!r}.")
-    return number

@@ -311,6 +311,14 @@ def as_count(value: Any) -> Any:
         return None
 
 
+def require_count(name: str, value: Any) -> int:
+    """A number of draws, given as 1000 or as 1e3."""
+    number = as_count(value)
+    if number is None or number < 1:
+        raise ValueError(f"{name} must be a positive number of draws, but is {value!r}.")
+    return number
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
