@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from scipy import stats
 from scipy.special import polygamma
 
-from benchmarks.verdict_answers import Answer, collect, known
+from benchmarks.problems.verdicts.answers import Answer, collect, known
 
 KIND = "no data"
 _LOG_HALF_NORMAL = -(np.euler_gamma + np.log(2)) / 2, np.pi / np.sqrt(8)

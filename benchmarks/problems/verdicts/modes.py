@@ -10,7 +10,7 @@ from numpyro.infer.reparam import CircularReparam
 from scipy import stats
 from scipy.special import i0e
 
-from benchmarks.verdict_answers import (
+from benchmarks.problems.verdicts.answers import (
     Answer,
     collect,
     columns,

@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 from scipy import stats
 from scipy.special import digamma, expit, gammaln, polygamma
 
-from benchmarks.verdict_answers import (
+from benchmarks.problems.verdicts.answers import (
     Answer,
     around_mode,
     collect,

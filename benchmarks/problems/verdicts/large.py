@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 from scipy import stats
 from scipy.special import betaln, digamma, expit, gammaln, polygamma
 
-from benchmarks.verdict_answers import (
+from benchmarks.problems.verdicts.answers import (
     Answer,
     around_mode,
     collect,
@@ -17,7 +17,7 @@ from benchmarks.verdict_answers import (
     normal_answer,
     summed,
 )
-from benchmarks.verdict_models_counts import log_choose
+from benchmarks.problems.verdicts.counts import log_choose
 
 COUNTS, ROWS, OFFSET = "large counts", "many rows", "far from zero"
 

@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 from scipy import stats
 from scipy.special import betaln, digamma, expit, gammaln, log_expit, logsumexp, polygamma
 
-from benchmarks.verdict_answers import (
+from benchmarks.problems.verdicts.answers import (
     Answer,
     collect,
     columns,

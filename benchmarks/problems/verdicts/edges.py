@@ -11,7 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 from scipy import stats
 
-from benchmarks.verdict_answers import (
+from benchmarks.problems.verdicts.answers import (
     Answer,
     collect,
     columns,

@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from scipy import stats
 from scipy.special import gammainc, gammaln
 
-from benchmarks.verdict_answers import (
+from benchmarks.problems.verdicts.answers import (
     Answer,
     collect,
     columns,

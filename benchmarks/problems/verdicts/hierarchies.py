@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 from numpyro.infer.reparam import LocScaleReparam
 from scipy import stats
 
-from benchmarks.verdict_answers import (
+from benchmarks.problems.verdicts.answers import (
     Answer,
     collect,
     columns,

@@ -13,7 +13,7 @@ from jax.scipy.special import gammaln as jax_gammaln
 from scipy import stats
 from scipy.special import gammaln
 
-from benchmarks.verdict_answers import (
+from benchmarks.problems.verdicts.answers import (
     Answer,
     collect,
     columns,

@@ -22,8 +22,8 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import brentq
 from scipy.special import gammaln, logsumexp
 
-from benchmarks.verdict_answers import Known
-from benchmarks.verdict_models import KNOWN
+from benchmarks.problems.verdicts.answers import Known
+from benchmarks.problems.verdicts import KNOWN
 
 _FEWEST = 1000  # effective draws that an opinion needs
 _DEGREES = 4.0
