@@ -1,4 +1,8 @@
-"""Ten everyday posteriors that nothing was tuned on, and how their data are simulated."""
+"""The held-out models: ten everyday posteriors, and how their data are simulated.
+
+The package's defaults were not chosen on them. ``benchmarks.problems.pack --held-out`` simulates
+the data from fixed seeds and makes the references by long runs of NUTS.
+"""
 
 from collections.abc import Callable
 from inspect import signature
@@ -12,14 +16,17 @@ from jax import lax
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import OrderedTransform
 
-from benchmarks.models import Posterior
+from benchmarks.problems.posterior import Posterior
 
 sample: Callable[..., Any] = numpyro.sample  # its declared type has no indexing, no arithmetic
 ODE_STEPS = 10  # Runge-Kutta steps between two observations
 
 
 def _columns(*names: str, **supports: Any) -> Callable:
-    """Columns on the scale NumPyro samples on; '+' marks positive sites, keywords any support."""
+    """For `Posterior.parameters`: sites in this order, on the scale on which NumPyro samples them.
+
+    A name that ends in '+' is that of a positive site; a keyword gives any other support.
+    """
     real, positive = constraints.real, constraints.positive
     plain = {name.rstrip("+"): positive if name[-1] == "+" else real for name in names}
 
@@ -55,8 +62,11 @@ def local_level(y):
     sample("y", dist.Normal(start + step * jnp.cumsum(z), noise), obs=y)
 
 
-def local_level_summed(y):
-    """The same posterior, summed over z: its neck as the noise vanishes stops NUTS, not this."""
+def local_level_integrated(y):
+    """The same posterior with z integrated out, for the reference.
+
+    Where the noise goes to zero the posterior of z has a narrow neck that NUTS does not enter.
+    """
     start = sample("start", dist.Normal(0, 5))
     step = sample("step", dist.HalfNormal(1))
     noise = sample("noise", dist.HalfNormal(1))
@@ -64,14 +74,15 @@ def local_level_summed(y):
     walk = step * jnp.tril(jnp.ones((size, size)))
     covariance = walk @ walk.T + noise**2 * jnp.eye(size)
     sample("y", dist.MultivariateNormal(start * jnp.ones(size), covariance), obs=y)
-    # Matheron's rule: a draw of z from the prior, corrected by the data, is one given the data.
+    # Matheron's rule: a draw of z from the prior, corrected by its misfit to the data, is a draw of
+    # z given the data.
     prior = sample("prior", dist.Normal(0, 1).expand([2, size]).to_event(2))
     gap = y - start - walk @ prior[0] - noise * prior[1]
     numpyro.deterministic("z", prior[0] + walk.T @ jnp.linalg.solve(covariance, gap))
 
 
 def garch(y):
-    """GARCH(1, 1), stationary: the shares are (alpha, beta, what is left to 1)."""
+    """A stationary GARCH(1, 1). The shares are alpha, beta, and what is missing to one."""
     mean = sample("mean", dist.Normal(0, 1))
     omega = sample("omega", dist.HalfNormal(1))
     shares = sample("shares", dist.Dirichlet(jnp.array([1.0, 2.0, 1.0])))
@@ -80,13 +91,17 @@ def garch(y):
     def step(variance, residual):
         return omega + shares[0] * residual**2 + shares[1] * variance, variance
 
-    # The first variance is the sample's: the stationary one has no bound as the rest goes to 0.
+    # The first variance is that of the data. The stationary variance would go to infinity where
+    # alpha + beta goes to one.
     _, variances = lax.scan(step, jnp.var(y), residuals)
     sample("y", dist.Normal(mean, jnp.sqrt(variances)), obs=y)
 
 
 def _lotka_volterra_path(rates, start, size):
-    """Log populations at times 1..size, by Runge-Kutta on the log scale (so never negative)."""
+    """Logarithms of both populations at times 1 to size, by the Runge-Kutta method of order four.
+
+    It works on the logarithms, so that no population becomes negative.
+    """
     birth, predation, death, growth = rates
     h = 1 / ODE_STEPS
 
@@ -123,7 +138,8 @@ def poisson_gp(x, y):
     amplitude = sample("amplitude", dist.HalfNormal(1))
     z = sample("z", dist.Normal(0, 1).expand([x.shape[0]]).to_event(1))
     correlation = jnp.exp(-0.5 * ((x[:, None] - x) / length) ** 2)
-    # A nugget that single precision can factorise at any length scale the prior allows.
+    # With so much added to the diagonal, single precision can factorise the matrix at every length
+    # that the prior allows.
     factor = jnp.linalg.cholesky(correlation + 1e-4 * jnp.eye(x.shape[0]))
     sample("y", dist.Poisson(jnp.exp(intercept + amplitude * factor @ z)), obs=y)
 
@@ -174,7 +190,7 @@ def ordinal(y, X):
 
 
 def _pairs(rng, size, count, correlation):
-    """Standard normal columns of which each two that follow one another are correlated."""
+    """Standard normal columns in pairs: the two of a pair stand side by side and are correlated."""
     shared = rng.normal(size=(size, count))
     twin = correlation * shared + np.sqrt(1 - correlation**2) * rng.normal(size=(size, count))
     return np.stack([shared, twin], axis=-1).reshape(size, -1)
@@ -243,6 +259,7 @@ def _make_ordinal(rng):
     return {"y": np.searchsorted([-2.0, -0.5, 0.5, 2.5], latent), "X": X}
 
 
+# The model, the function that simulates its data, and the columns of its reference.
 _TABLE: tuple[tuple[Callable, Callable, Callable], ...] = (
     (collinear, _make_collinear, _columns("beta", "sigma+")),
     (logistic, _make_logistic, _columns("beta")),
@@ -257,7 +274,8 @@ _TABLE: tuple[tuple[Callable, Callable, Callable], ...] = (
 )
 HELD_OUT: dict[str, Posterior] = {}
 SIMULATORS: dict[str, Callable] = {}
-REFERENCE_MODELS = {"held_out_local_level": local_level_summed}
+# Where another form of the model is the one that NUTS samples well.
+REFERENCE_MODELS = {"held_out_local_level": local_level_integrated}
 for _model, _simulator, _parameters in _TABLE:
     _name = f"held_out_{_model.__name__}"
     HELD_OUT[_name] = Posterior(_name, _model, tuple(signature(_model).parameters), _parameters)

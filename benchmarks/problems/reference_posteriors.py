@@ -1,54 +1,19 @@
-"""The posteriors the benchmarks run on, as NumPyro models.
+"""The reference posteriors: seventeen models whose moments are known from long runs.
 
-Data and reference moments lie in ``data/<name>.npz`` (made by ``benchmarks.pack``).  Each model's
-``parameters`` function turns constrained sites into the columns of the reference, in its order.
+To add one: write its model here, add a line to `POSTERIORS`, and make ``data/<name>.npz`` with
+``benchmarks.problems.pack``. benchmarks/README.md says it step by step.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-DATA = Path(__file__).parent / "data"
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """A model, the names of its data, and how its sites map to the reference's columns."""
-
-    name: str
-    model: Callable
-    data: tuple[str, ...]
-    parameters: Callable
-    log_evidence: float | None = None
-
-    def args(self) -> tuple:
-        """The model's positional arguments."""
-        stored = np.load(DATA / f"{self.name}.npz")
-        return tuple(stored[f"data_{key}"] for key in self.data)
-
-    def reference(self) -> tuple[np.ndarray, np.ndarray, int]:
-        """Mean and standard deviation of every parameter, and the reference's effective size."""
-        stored = np.load(DATA / f"{self.name}.npz")
-        return stored["mean"], stored["sd"], int(stored["effective_size"])
-
-    def errors(self, draws: dict) -> dict[str, float]:
-        """Largest error of any parameter's mean, in sd, and of any log sd."""
-        mean, sd, _ = self.reference()
-        values = np.asarray(self.parameters(draws), np.float64)
-        return {
-            "mean_error": float(np.abs((values.mean(0) - mean) / sd).max()),
-            "log_sd_error": float(np.abs(np.log(values.std(0) / sd)).max()),
-        }
+from benchmarks.problems.posterior import Posterior, columns
 
 
 def _regression(beta_prior, sigma_prior, design):
-    def model(y, *columns):
-        features = design(*columns)
+    def model(y, *covariates):
+        features = design(*covariates)
         beta = numpyro.sample("beta", beta_prior(features.shape[-1]))
         sigma = numpyro.sample("sigma", sigma_prior)
         numpyro.sample("y", dist.Normal(features @ beta, sigma), obs=y)
@@ -69,7 +34,7 @@ def _beta_sigma(sites):
 
 
 def autoregression(y):
-    """AR(5) with wide priors (posteriordb arK-arK)."""
+    """An autoregression of order five with wide priors (posteriordb's arK-arK)."""
     alpha = numpyro.sample("alpha", dist.Normal(0, 10))
     beta = numpyro.sample("beta", dist.Normal(0, 10).expand([5]).to_event(1))
     sigma = numpyro.sample("sigma", dist.HalfCauchy(2.5))
@@ -88,7 +53,7 @@ def eight_schools(y, sigma):
 
 
 def eight_schools_centered(y, sigma):
-    """Eight schools, centred: the same posterior for theta, mu and tau."""
+    """Eight schools, centred: theta, mu and tau have the same posterior as in the other form."""
     mu = numpyro.sample("mu", dist.Normal(0, 5))
     tau = numpyro.sample("tau", dist.HalfCauchy(5))
     with numpyro.plate("school", 8):
@@ -98,8 +63,8 @@ def eight_schools_centered(y, sigma):
 
 def gaussian_mixture(y):
     """Two ordered normal components, the assignment summed out."""
-    # Stan's ordered prior is the unordered density on the ordered set, without the 2! that a
-    # density on it would need: both give the same posterior.
+    # As in Stan, the prior is the density of two independent normals, restricted to ordered pairs.
+    # It lacks the factor 2! that would make its integral one, which leaves the posterior the same.
     mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.ordered_vector, (), (2,)))
     numpyro.factor("mu_prior", dist.Normal(0, 2).log_prob(mu).sum())
     sigma = numpyro.sample("sigma", dist.HalfNormal(2).expand([2]).to_event(1))
@@ -109,7 +74,7 @@ def gaussian_mixture(y):
 
 
 def gaussian_process(x, y):
-    """Gaussian process regression (sigma is added to the diagonal as it is)."""
+    """Gaussian process regression. The diagonal has sigma added to it as it is, not squared."""
     rho = numpyro.sample("rho", dist.Gamma(25, 4))
     alpha = numpyro.sample("alpha", dist.HalfNormal(2))
     sigma = numpyro.sample("sigma", dist.HalfNormal(1))
@@ -157,7 +122,8 @@ def funnel():
 
 
 def _funnel_parameters(sites):
-    # The plain sd of x, whose fourth moment is astronomical, cannot be compared by 4000 draws.
+    # The fourth moment of x is so large that 4000 draws do not determine its standard deviation.
+    # They do determine that of arcsinh(x), which stands in its place.
     return jnp.concatenate([sites["v"][:, None], jnp.arcsinh(sites["x"])], axis=-1)
 
 
@@ -171,32 +137,18 @@ def horseshoe(X, y):
     numpyro.sample("y", dist.Normal(X @ beta, sigma), obs=y)
 
 
-def _columns(*names):
-    """Sites in this order, log-transformed where the name ends in '+' (positive sites)."""
-
-    def parameters(sites):
-        parts = []
-        for name in names:
-            value = sites[name.rstrip("+")]
-            value = jnp.log(value) if name.endswith("+") else value
-            parts.append(value.reshape(value.shape[0], -1))
-        return jnp.concatenate(parts, axis=-1)
-
-    return parameters
-
-
 def _nes_design(real_ideo, race_adj, age, educ1, gender, income):
     ages = [age == 2, age == 3, age == 4]
-    columns = [jnp.ones(len(age)), real_ideo, race_adj, *ages, educ1, gender, income]
-    return jnp.stack([jnp.asarray(c, float) for c in columns], axis=-1)
+    features = [jnp.ones(len(age)), real_ideo, race_adj, *ages, educ1, gender, income]
+    return jnp.stack([jnp.asarray(f, float) for f in features], axis=-1)
 
 
-def _mesquite(weight, *columns):
-    *sizes, group = columns
-    features = [jnp.ones(len(weight)), *(jnp.log(c) for c in sizes), group]
+def _mesquite(weight, *covariates):
+    *sizes, group = covariates
+    features = [jnp.ones(len(weight)), *(jnp.log(size) for size in sizes), group]
     beta = numpyro.sample("beta", _flat(7))
     sigma = numpyro.sample("sigma", _flat_positive())
-    design = jnp.stack([jnp.asarray(c, float) for c in features], axis=-1)
+    design = jnp.stack([jnp.asarray(f, float) for f in features], axis=-1)
     numpyro.sample("y", dist.Normal(design @ beta, sigma), obs=jnp.log(weight))
 
 
@@ -207,13 +159,13 @@ _nes = _regression(_flat, _flat_positive(), _nes_design)
 _blr = _regression(
     lambda size: dist.Normal(0, 10).expand([size]).to_event(1), dist.HalfNormal(10), lambda X: X
 )
-_schools = _columns("theta", "mu", "tau")
+_schools = columns("theta", "mu", "tau")
 _brownian_sites = ("inn+", "obsn+", *(f"x{t:02d}" for t in range(30)))
 
 POSTERIORS = {
     p.name: p
     for p in (
-        Posterior("arK", autoregression, ("y",), _columns("alpha", "beta", "sigma")),
+        Posterior("arK", autoregression, ("y",), columns("alpha", "beta", "sigma")),
         Posterior("blr", _blr, ("y", "X"), _beta_sigma),
         Posterior(
             "nes",
@@ -236,8 +188,8 @@ POSTERIORS = {
             _beta_sigma,
         ),
         Posterior("kidscore", _kidiq, ("kid_score", "mom_iq"), _beta_sigma),
-        Posterior("gauss_mix", gaussian_mixture, ("y",), _columns("mu", "sigma", "theta")),
-        Posterior("gp_regr", gaussian_process, ("x", "y"), _columns("rho", "alpha", "sigma")),
+        Posterior("gauss_mix", gaussian_mixture, ("y",), columns("mu", "sigma", "theta")),
+        Posterior("gp_regr", gaussian_process, ("x", "y"), columns("rho", "alpha", "sigma")),
         Posterior("eight_schools", eight_schools, ("y", "sigma"), _schools, -31.31),
         Posterior(
             "eight_schools_centered", eight_schools_centered, ("y", "sigma"), _schools, -31.31
@@ -246,15 +198,15 @@ POSTERIORS = {
             "seeds",
             seeds,
             ("R", "N", "X1", "X2"),
-            _columns("a_0", "a_1", "a_12", "a_2", "b", "tau+"),
+            columns("a_0", "a_1", "a_12", "a_2", "b", "tau+"),
             -73.432,
         ),
-        Posterior("ionosphere", _logistic(1.0), ("X", "y"), _columns("w"), -111.604),
-        Posterior("sonar", _logistic(1.0), ("X", "y"), _columns("w"), -108.368),
-        Posterior("credit", _logistic(10.0), ("X", "y"), _columns("w"), -585.096),
-        Posterior("cancer", _logistic(10.0), ("X", "y"), _columns("w"), -77.57),
+        Posterior("ionosphere", _logistic(1.0), ("X", "y"), columns("w"), -111.604),
+        Posterior("sonar", _logistic(1.0), ("X", "y"), columns("w"), -108.368),
+        Posterior("credit", _logistic(10.0), ("X", "y"), columns("w"), -585.096),
+        Posterior("cancer", _logistic(10.0), ("X", "y"), columns("w"), -77.57),
         Posterior("funnel", funnel, (), _funnel_parameters, 0.0),
-        Posterior("horseshoe", horseshoe, ("X", "y"), _columns("beta", "tau+", "lam+", "sigma+")),
-        Posterior("brownian", brownian, ("y",), _columns(*_brownian_sites), 1.17),
+        Posterior("horseshoe", horseshoe, ("X", "y"), columns("beta", "tau+", "lam+", "sigma+")),
+        Posterior("brownian", brownian, ("y",), columns(*_brownian_sites), 1.17),
     )
 }

@@ -1,25 +1,30 @@
 """What the stages and losses contribute: the gap with and without each of them.
 
-    python -m benchmarks.ablation [--posteriors eight_schools_centered seeds] [--seeds 0 1 2]
-                                  [--resume]
+    python -m benchmarks ablation [--posteriors eight_schools_centered seeds]
 
-For each variant log Z - ELBO in nats, Pareto k, and the wall time of a whole run, compilation
-included.  Writes benchmarks/results/ablation.json and docs/ablation.md.
+For each variant there are log Z - ELBO in nats, Pareto k, and the wall time of a whole run,
+compilation included.
 """
 
-import argparse
-import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 import jax
 
-from benchmarks.models import POSTERIORS
-from benchmarks.store import DOCS, Results, machines, table_over_seeds
-from numpyro_onestep import OneStep, OneStepWarning
+from benchmarks.methods.onestep import fit_posterior
+from benchmarks.problems.reference_posteriors import POSTERIORS
+from benchmarks.store import Row, Store, machines
+from benchmarks.suites.base import Suite, add_names
+from benchmarks.tables import in_order, table_over_seeds
 
 DISTILLATION = {"num_distillation_steps": 1000}
-VARIANTS = {
+# The settings of each variant. Spaces in front of a name make it a variant of the one above.
+VARIANTS: dict[str, dict[str, Any]] = {
     "evidence stage (default)": {},
-    "  without Langevin chains": {"tail_fraction": 0.0},
+    "  without Langevin chains": {"langevin_fraction": 0.0},
     "  width 64": {"width": 64},
     "  two flow steps": {"num_flow_steps": 2},
     "distillation, then evidence": DISTILLATION,
@@ -35,54 +40,51 @@ VARIANTS = {
     "base alone": {"elbo_weight": 0},
 }
 COLUMNS = {"gap (nats)": ("gap", 3), "Pareto k": ("pareto_k", 2), "seconds": ("seconds", 1)}
+KNOWN = [name for name, posterior in POSTERIORS.items() if posterior.log_evidence is not None]
 
 
-def main() -> None:
-    """Run, print, and write the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    known = [name for name, posterior in POSTERIORS.items() if posterior.log_evidence is not None]
-    parser.add_argument(
-        "--posteriors", nargs="+", default=["eight_schools_centered", "seeds"], choices=known
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--resume", action="store_true", help="keep what is there")
-    options = parser.parse_args()
-    results = Results("ablation", options.resume)
-    for name in options.posteriors:
-        posterior = POSTERIORS[name]
-        assert posterior.log_evidence is not None
-        for variant, settings in VARIANTS.items():
-            for seed in options.seeds:
-                if results.holds(posterior=name, variant=variant, seed=seed):
-                    continue
-                jax.clear_caches()
-                settings = {"num_flow_steps": 1, "num_samples": 1000, **settings}
-                sampler = OneStep(posterior.model, progress_bar=False, **settings)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", OneStepWarning)
-                    sampler.run(jax.random.key(seed), *posterior.args())
-                row = {
-                    "posterior": name,
-                    "variant": variant,
-                    "seed": seed,
-                    "gap": posterior.log_evidence - sampler.elbo,
-                    "pareto_k": sampler.pareto_k,
-                    "seconds": sum(sampler.seconds.values()),
-                }
-                results.add(row)
-                print(row, flush=True)
-    rows = sorted(
-        results.rows,
-        key=lambda row: (row["posterior"], list(VARIANTS).index(row["variant"]), row["seed"]),
-    )
-    lines = table_over_seeds(rows, {"posterior": "posterior", "variant": "variant"}, COLUMNS, {})
-    (DOCS / "ablation.md").write_text(
-        "# Ablation\n\nWritten by `python -m benchmarks.ablation` on "
-        f"{machines(rows)}. Gap of the one-step map (where not said otherwise) and wall time of a "
-        "whole run, compilation included; 1000 iterations of distillation where there are any; "
-        f"medians, and ranges over seeds.\n\n{lines}\n"
-    )
+def measure(name: str, variant: str, seed: int) -> Row:
+    """One run with a variant's settings."""
+    posterior = POSTERIORS[name]
+    assert posterior.log_evidence is not None
+    jax.clear_caches()
+    settings = {"num_flow_steps": 1, "num_samples": 1000, **VARIANTS[variant]}
+    sampler, _ = fit_posterior(posterior, jax.random.key(seed), **settings)
+    return {
+        "posterior": name,
+        "variant": variant,
+        "seed": seed,
+        "gap": posterior.log_evidence - sampler.elbo,
+        "pareto_k": sampler.pareto_k,
+        "seconds": sum(sampler.seconds.values()),
+    }
 
 
-if __name__ == "__main__":
-    main()
+class Ablation(Suite):
+    """All variants on posteriors whose log Z is known."""
+
+    name = "ablation"
+    page = "ablation.md"
+    summary = "what the stages and losses of training contribute"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Which posteriors."""
+        add_names(parser, "--posteriors", KNOWN, ("eight_schools_centered", "seeds"))
+
+    def run(self, options: Namespace, store: Store) -> Iterator[Row]:
+        """One run for each posterior, variant and seed."""
+        for name, variant, seed in product(options.posteriors, VARIANTS, options.seeds):
+            if not store.holds(posterior=name, variant=variant, seed=seed):
+                yield measure(name, variant, seed)
+
+    def report(self, rows: list[Row], docs: Path) -> None:
+        """A table with a line for each posterior and variant."""
+        rows = sorted(rows, key=lambda row: row["seed"])
+        rows = in_order(rows, posterior=sorted(KNOWN), variant=VARIANTS)
+        by = {"posterior": "posterior", "variant": "variant"}
+        (docs / self.page).write_text(
+            f"# Ablation\n\nWritten by `{self.command}` on "
+            f"{machines(rows)}. Gap of the one-step map (where not said otherwise) and wall time "
+            "of a whole run, compilation included; 1000 iterations of distillation where there are "
+            f"any; medians, and ranges over seeds.\n\n{table_over_seeds(rows, by, COLUMNS, {})}\n"
+        )

@@ -1,23 +1,21 @@
 """Mixtures that the paper does not have: other numbers of modes, spacings, weights and shapes.
 
-    python -m benchmarks.mixtures [--targets corners_6d ...] [--seeds 0 1 2] [--resume]
+    python -m benchmarks mixtures [--targets corners_6d ...]
 
-One run of OneStep(many_modes=True) for each target and seed, measured as in `benchmarks.paper`.
-Writes benchmarks/results/mixtures.json and docs/mixtures.md.
+There is one run of OneStep(multimodal=True) for each target and seed, measured as in the paper's
+suite.
 """
 
-import argparse
 import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import numpyro.distributions as dist
-
-from benchmarks.paper import measure
-from benchmarks.paper_targets import Target, many_well, mixture
-from benchmarks.store import DOCS, Results, machines
+from benchmarks.problems.mixtures import targets
+from benchmarks.store import Row, Store, machines
+from benchmarks.suites.base import Suite, add_names
+from benchmarks.target_figures import measure, table_by_target, with_errors
 
 EVIDENCE = {
     "ELBO gap": ("gap", 3),
@@ -35,93 +33,38 @@ MODES = {
 }
 
 
-def skewed(name: str, rng, num: int, d: int) -> Target:
-    """Gaussians, each of its own covariance; weights 1, 2, 3, ..."""
-    means, weights = rng.uniform(-15, 15, (num, d)), np.arange(1, num + 1) / (num * (num + 1) / 2)
-    square = rng.normal(size=(num, d, d))
-    scale_tril = np.linalg.cholesky(square @ square.transpose(0, 2, 1) + 0.1 * np.eye(d))
-    normals = dist.MultivariateNormal(
-        jnp.asarray(means, jnp.float32), scale_tril=jnp.asarray(scale_tril, jnp.float32)
-    )
-    log_weights = jnp.log(jnp.asarray(weights, jnp.float32))
+class Mixtures(Suite):
+    """Sixteen mixtures, one step."""
 
-    def potential(x):
-        return -jax.nn.logsumexp(log_weights + normals.log_prob(x))
+    name = "mixtures"
+    page = "mixtures.md"
+    summary = "mixtures of other numbers, spacings, weights and shapes than the paper's"
 
-    def sample(rng, n):
-        which = rng.choice(num, n, p=weights)
-        return means[which] + np.einsum(
-            "nij,nj->ni", scale_tril[which], rng.standard_normal((n, d))
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Which mixtures."""
+        add_names(parser, "--targets", targets())
+
+    def run(self, options: Namespace, store: Store) -> Iterator[Row]:
+        """One run for each target and seed."""
+        for name, seed in product(options.targets, options.seeds):
+            if not store.holds(target=name, seed=seed):
+                row = measure(targets()[name], 1, seed)
+                row.pop("points", None)
+                yield row
+
+    def line(self, row: Row) -> str:
+        """All figures."""
+        return json.dumps(row, default=float)
+
+    def report(self, rows: list[Row], docs: Path) -> None:
+        """Tables of the evidence and of the modes."""
+        rows = with_errors(rows, targets())
+        (docs / self.page).write_text(
+            f"# Other mixtures\n\nWritten by `{self.command}` on "
+            f"{machines(rows)}. `multimodal=True`, one step; columns as in "
+            "[paper.md](paper.md); medians, and ranges over seeds. Names say how many modes and "
+            "dimensions; shares of a mode are by the densest component, its weight left aside, and "
+            "their total variation is that of 4000 draws' own noise and of overlap too."
+            f"\n\n## Evidence\n\n{table_by_target(rows, EVIDENCE)}"
+            f"\n\n## Modes and distances\n\n{table_by_target(rows, MODES)}\n"
         )
-
-    return Target(
-        name, d, 0.0, potential, sample=sample, means=means, weights=weights, many_modes=True
-    )
-
-
-def targets() -> dict[str, Target]:
-    """All of them, by name."""
-    rng = np.random.default_rng(7)
-    grid = 5.0 * np.array(list(product(range(5), repeat=2)))
-    corners = 3.0 * np.array(list(product((-1, 1), repeat=6)))
-    far = np.array([[0.0, 0.0], [1000.0, 0.0], [0.0, -500.0]])
-    pair = np.stack([np.zeros(30), np.full(30, 4.0)])
-    found = [
-        mixture("uneven_16_2d", rng.uniform(-40, 40, (16, 2)), 1.0, rng.dirichlet(np.ones(16))),
-        mixture("hundred_2d", rng.uniform(-60, 60, (100, 2)), 1.0, np.ones(100)),
-        mixture("two_hundred_2d", rng.uniform(-100, 100, (200, 2)), 1.0, np.ones(200)),
-        mixture("narrow_grid_2d", grid, 0.3, rng.uniform(0.2, 1, 25)),
-        mixture("far_and_rare_2d", far, 1.0, [0.9, 0.05, 0.05]),
-        skewed("skewed_6_5d", rng, 6, 5),
-        mixture("student_t_6_5d", rng.uniform(-10, 10, (6, 5)), 1.0, np.ones(6), df=3.0),
-        mixture("corners_6d", corners, 0.5, np.ones(64)),
-        mixture("uneven_20_10d", rng.uniform(-10, 10, (20, 10)), 1.0, np.arange(1, 21)),
-        mixture("uneven_12_20d", rng.uniform(-40, 40, (12, 20)), 1.0, rng.dirichlet(np.ones(12))),
-        many_well("many_well_20", 20, 10),
-        mixture("rare_of_two_30d", pair, 1.0, [0.97, 0.03]),
-        mixture("five_100d", rng.uniform(-20, 20, (5, 100)), 1.0, np.ones(5)),
-        mixture("nested_2d", np.array([[0.5, 0.0], [0.0, 0.0]]), [0.1, 5.0], [0.4, 0.6]),
-        mixture("nested_20d", np.stack([np.full(20, 0.5), np.zeros(20)]), [0.5, 3.0], np.ones(2)),
-        mixture(
-            "widths_12_2d",
-            rng.uniform(-40, 40, (12, 2)),
-            np.geomspace(0.1, 5.0, 12),
-            rng.dirichlet(np.ones(12)),
-        ),
-    ]
-    return {target.name: target for target in found}
-
-
-def main() -> None:
-    """Run, print, and write the page."""
-    known = targets()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--targets", nargs="+", default=list(known), choices=known)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--resume", action="store_true", help="keep what is there")
-    options = parser.parse_args()
-    results = Results("mixtures", options.resume)
-    for name in options.targets:
-        for seed in options.seeds:
-            if results.holds(target=name, seed=seed):
-                continue
-            row = measure(known[name], 1, seed)
-            row.pop("points", None)
-            results.add(row)
-            print(json.dumps(row), flush=True)
-    from benchmarks.paper_report import by_target, ordered  # matplotlib is wanted only here
-
-    rows = ordered(results.rows, list(known))
-    (DOCS / "mixtures.md").write_text(
-        "# Other mixtures\n\nWritten by `python -m benchmarks.mixtures` on "
-        f"{machines(rows)}. `many_modes=True`, one step; columns as in "
-        "[paper.md](paper.md); medians, and ranges over seeds. Names say how many modes and "
-        "dimensions; shares of a mode are by the densest component, its weight left aside, and "
-        "their total variation is that of 4000 draws' own noise and of overlap too."
-        "\n\n## Evidence\n\n"
-        f"{by_target(rows, EVIDENCE)}\n\n## Modes and distances\n\n{by_target(rows, MODES)}\n"
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,34 +1,30 @@
-"""Models of several modes as statisticians meet them: shares of modes by symmetry, beside NUTS.
+"""Models of several modes as statisticians meet them: probabilities of modes, beside NUTS.
 
-    python -m benchmarks.many_modes [--models label_switching ...] [--seeds 0 1 2] [--resume]
+    python -m benchmarks multimodal [--models label_switching ...]
 
-The labels of a mixture's components can be permuted, and a product's factors can both change sign,
-so the mass of each mode is known.  Beside OneStep with and without many_modes=True stand NUTS
-(4 chains of 1000 + 1000) and the tempered particles alone, with four times the usual number.
-Writes docs/many_modes.md.
+Beside OneStep with and without multimodal=True stand NUTS (4 chains of 1000 + 1000) and the
+tempered particles alone, which are four times as many as OneStep explores with.
 """
 
-import argparse
 import itertools
 import time
-import warnings
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from numpyro.infer.initialization import init_to_uniform
 
-from benchmarks.methods import plain_nuts
-from benchmarks.store import DOCS, Results, machines, table
-from numpyro_onestep import OneStep
-from numpyro_onestep.initialise.best_fit import fit_base
-from numpyro_onestep.multimodal.tempered_smc import explore
-from numpyro_onestep.target import model_target
+from benchmarks.internals import tempered_particles
+from benchmarks.methods.nuts import plain_nuts
+from benchmarks.methods.onestep import fit
+from benchmarks.problems.multimodal import SymmetricModel, models
+from benchmarks.store import Row, Store, machines
+from benchmarks.suites.base import Suite, add_names
+from benchmarks.tables import in_order, table
 
+NUM_PARTICLES = 16_000
 COLUMNS = {
     "model": ("model", None),
     "method": ("method", None),
@@ -41,123 +37,77 @@ COLUMNS = {
 }
 
 
-def label_switching(y):
-    """Three normals of equal weight and unknown means, in no order: six modes."""
-    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([3]).to_event(1))
-    sigma = numpyro.sample("sigma", dist.HalfNormal(2))
-    mixture = dist.MixtureSameFamily(dist.Categorical(jnp.ones(3) / 3), dist.Normal(mu, sigma))
-    numpyro.sample("y", mixture, obs=y)
-
-
-def sign_ambiguity(x, y):
-    """A product of two coefficients: both may change sign."""
-    a = numpyro.sample("a", dist.Normal(0, 2))
-    b = numpyro.sample("b", dist.Normal(0, 2))
-    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
-    numpyro.sample("y", dist.Normal(a * b * x, sigma), obs=y)
-
-
-def labelling(draws) -> np.ndarray:
-    """Which of the six orders a draw's means are in."""
-    orders = list(itertools.permutations(range(3)))
-    return np.array([orders.index(tuple(row)) for row in np.argsort(draws["mu"], axis=1)])
-
-
-def models() -> dict[str, tuple[Callable, tuple, Callable, int]]:
-    """Model, arguments, the mode of each draw, and how many modes of equal mass there are."""
-    rng = np.random.default_rng(0)
-    y = np.concatenate([rng.normal(loc, 1.0, 40) for loc in (-5.0, 0.0, 6.0)])
-    x = np.linspace(-1, 1, 40)
-    product = 3.0 * x + 0.5 * rng.standard_normal(40)
-    return {
-        "label_switching": (label_switching, (y,), labelling, 6),
-        "sign_ambiguity": (
-            sign_ambiguity,
-            (x, product),
-            lambda draws: (np.asarray(draws["a"]) > 0).astype(int),
-            2,
-        ),
-    }
-
-
-def run_onestep(model, args, key, many_modes: bool):
-    """Corrected draws, log evidence, and whether it warned."""
-    sampler = OneStep(model, many_modes=many_modes, progress_bar=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sampler.run(key, *args)
+def _onestep(one: SymmetricModel, key, multimodal: bool):
+    sampler, _ = fit(key, one.args, model=one.model, multimodal=multimodal)
     return sampler.get_samples(), sampler.log_evidence, "yes" if sampler.messages else "no"
 
 
-def run_nuts(model, args, key):
-    """Four chains."""
-    mcmc = plain_nuts(model)
-    mcmc.run(key, *args)
+def _nuts(one: SymmetricModel, key):
+    mcmc = plain_nuts(one.model)
+    mcmc.run(key, *one.args)
     return mcmc.get_samples(), None, ""
 
 
-def run_particles(model, args, key):
-    """The tempered particles without a flow."""
-    key_start, key_base, key_explore = jr.split(key, 3)
-    _, potential, start = model_target(key_start, model, args, {}, None, init_to_uniform)
-    base = fit_base(potential, start, key_base).base
-    population = explore(potential, start, base, key_explore, num_particles=16_000)
-    return jax.vmap(potential.constrain)(population.x), population.log_evidence, ""
+def _particles(one: SymmetricModel, key):
+    draws, log_evidence = tempered_particles(one.model, one.args, key, NUM_PARTICLES)
+    return draws, log_evidence, ""
 
 
+# Each gives draws, a log evidence if it has one, and whether it warned.
 METHODS = {
-    "OneStep(many_modes=True)": lambda *args: run_onestep(*args, True),
-    "OneStep": lambda *args: run_onestep(*args, False),
-    "NUTS": run_nuts,
-    "tempered particles": run_particles,
+    "OneStep(multimodal=True)": lambda *args: _onestep(*args, True),
+    "OneStep": lambda *args: _onestep(*args, False),
+    "NUTS": _nuts,
+    "tempered particles": _particles,
 }
 
 
-def main() -> None:
-    """Run and write the page."""
-    known = models()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(known), choices=known)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--resume", action="store_true", help="keep what is there")
-    options = parser.parse_args()
-    results = Results("many_modes", options.resume)
-    for name in options.models:
-        model, args, mode_of, num_modes = known[name]
-        for (method, function), seed in itertools.product(METHODS.items(), options.seeds):
-            if results.holds(model=name, method=method, seed=seed):
-                continue
-            jax.clear_caches()
-            clock = time.perf_counter()
-            draws, log_evidence, warned = function(model, args, jr.key(seed))
-            draws = jax.tree.map(np.asarray, draws)
-            seconds = time.perf_counter() - clock
-            counts = np.bincount(mode_of(draws), minlength=num_modes)
-            shares = counts / counts.sum()
-            row = {
-                "model": name,
-                "method": method,
-                "seed": seed,
-                "modes": f"{np.sum(shares > 0)} of {num_modes}",
-                "tv": 0.5 * np.abs(shares - 1 / num_modes).sum(),
-                "log_evidence": log_evidence,
-                "warned": warned,
-                "seconds": seconds,
-            }
-            results.add(row)
-            print(row, flush=True)
-    order = [*known, *METHODS]
-    rows = sorted(
-        results.rows, key=lambda row: [order.index(row[key]) for key in ("model", "method")]
-    )
-    (DOCS / "many_modes.md").write_text(
-        "# Models of several modes\n\nWritten by `python -m benchmarks.many_modes` on "
-        f"{machines(rows)}. "
-        "All modes of a model have the same mass, by symmetry; TV is the total variation between "
-        "that and the shares of 4000 draws (16,000 particles). Seconds include compilation.\n\n"
-        f"{table(rows, COLUMNS)}\n"
-    )
+def measure(name: str, method: str, seed: int) -> Row:
+    """One run, and in which of the modes its draws are."""
+    one = models()[name]
+    jax.clear_caches()
+    clock = time.perf_counter()
+    draws, log_evidence, warned = METHODS[method](one, jr.key(seed))
+    draws = jax.tree.map(np.asarray, draws)
+    seconds = time.perf_counter() - clock
+    counts = np.bincount(one.mode_of(draws), minlength=one.num_modes)
+    shares = counts / counts.sum()
+    return {
+        "model": name,
+        "method": method,
+        "seed": seed,
+        "modes": f"{np.sum(shares > 0)} of {one.num_modes}",
+        "tv": 0.5 * np.abs(shares - 1 / one.num_modes).sum(),
+        "log_evidence": log_evidence,
+        "warned": warned,
+        "seconds": seconds,
+    }
 
 
-if __name__ == "__main__":
-    main()
+class Multimodal(Suite):
+    """Four methods on models whose modes all have the same probability."""
+
+    name = "multimodal"
+    page = "multimodal.md"
+    summary = "models of several modes (exchangeable labels, unknown sign), beside NUTS"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Which models."""
+        add_names(parser, "--models", models())
+
+    def run(self, options: Namespace, store: Store) -> Iterator[Row]:
+        """One run for each model, method and seed."""
+        for name, method, seed in itertools.product(options.models, METHODS, options.seeds):
+            if not store.holds(model=name, method=method, seed=seed):
+                yield measure(name, method, seed)
+
+    def report(self, rows: list[Row], docs: Path) -> None:
+        """A table with a line for each run."""
+        rows = in_order(rows, model=models(), method=METHODS)
+        (docs / self.page).write_text(
+            f"# Models of several modes\n\nWritten by `{self.command}` on "
+            f"{machines(rows)}. "
+            "All modes of a model have the same mass, by symmetry; TV is the total variation "
+            "between that and the shares of 4000 draws (16,000 particles). Seconds include "
+            f"compilation.\n\n{table(rows, COLUMNS)}\n"
+        )

@@ -1,4 +1,9 @@
-"""All posteriors whose answers are known without any sampler, by name."""
+"""All posteriors whose answers are known without any sampler, by name.
+
+``answers`` says what an answer is and has the quadrature; every other file has one kind of
+posteriors and ends in a dictionary of them. ``cases`` joins them with the other problems that
+verdicts are judged on, and ``check`` compares the answers with importance sampling.
+"""
 
 from benchmarks.problems.verdicts.answers import collect
 from benchmarks.problems.verdicts.counts import COUNTS
@@ -8,9 +13,9 @@ from benchmarks.problems.verdicts.hierarchies import HIERARCHIES
 from benchmarks.problems.verdicts.large import LARGE
 from benchmarks.problems.verdicts.modes import MODAL
 from benchmarks.problems.verdicts.ordinary import ORDINARY
+from benchmarks.problems.verdicts.priors import PRIORS
 from benchmarks.problems.verdicts.steps import STEPS
 from benchmarks.problems.verdicts.tails import TAILED
-from benchmarks.problems.verdicts.priors import PRIORS
 
 _PARTS = (
     ORDINARY,

@@ -1,6 +1,6 @@
 """Are the known answers right? A second opinion on each by importance sampling.
 
-    python -m benchmarks.verdict_check [--names gumbel ...] [--draws 100000]
+    python -m benchmarks.problems.verdicts.check [--names gumbel ...] [--draws 100000]
 
 NumPyro's own density of each model in double precision, and a Student t that is fitted to it while
 it is tempered from the prior's draws: nothing is shared with the quadrature. Where the t is no fit
@@ -22,8 +22,8 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import brentq
 from scipy.special import gammaln, logsumexp
 
-from benchmarks.problems.verdicts.answers import Known
 from benchmarks.problems.verdicts import KNOWN
+from benchmarks.problems.verdicts.answers import Known
 
 _FEWEST = 1000  # effective draws that an opinion needs
 _DEGREES = 4.0
