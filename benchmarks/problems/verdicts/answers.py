@@ -1,7 +1,7 @@
-"""Posteriors whose answers are known, and the quadrature by which they are.
+"""What an answer is, and the quadrature that answers are found by.
 
-An answer is a sum over points (of a grid, or of a discrete structure) of conditionally normal
-quantities: everything is in double precision, and nothing comes from Markov chains.
+An answer is a sum over points, of a grid or of a discrete structure, at each of which the judged
+quantities are normal. Everything is in double precision, and nothing comes from Markov chains.
 """
 
 from collections.abc import Callable
@@ -15,27 +15,47 @@ from scipy.special import logit, logsumexp
 
 @dataclass(frozen=True)
 class Answer:
-    """Means and standard deviations of the judged quantities, and the log evidence (nats)."""
+    """The truth about the quantities that are judged.
+
+    Attributes:
+        mean: of each quantity.
+        sd: standard deviation of each quantity.
+        kurtosis: of each quantity; it says how noisy the standard deviation of draws is.
+        log_evidence: in nats. None where the density has no finite integral or it is not known.
+        size: number of draws that the moments come from, where they come from draws.
+        log_evidence_error: how far the log evidence is known (nats).
+        is_proper: False where a site has no posterior. Any draws of it are then wrong, and a run
+            has to warn of them.
+    """
 
     mean: np.ndarray
     sd: np.ndarray
-    kurtosis: np.ndarray  # says how noisy a standard deviation of draws is
-    log_evidence: float | None = None  # None where the density has no finite integral
-    size: float = np.inf  # draws that the moments come from, where they do
+    kurtosis: np.ndarray
+    log_evidence: float | None = None
+    size: float = np.inf
     log_evidence_error: float = 0.0
-    is_proper: bool = True  # otherwise a site has no posterior, and any draws of it call for a word
+    is_proper: bool = True
 
 
 @dataclass(frozen=True)
 class Known:
-    """A NumPyro model with its data, what is judged of its draws, and the truth of that."""
+    """A NumPyro model with its data, and the answer to it.
+
+    Attributes:
+        name: of the posterior.
+        kind: of the posterior; the page has a line for each kind.
+        model: a NumPyro model.
+        args: its positional arguments.
+        quantities: draws as `get_samples` gives them -> what is judged (draw, quantity).
+        answer: gives the truth about the quantities. It is computed once, when it is asked for.
+    """
 
     name: str
     kind: str
     model: Callable
     args: tuple
-    quantities: Callable  # draws as get_samples() gives them -> (n, q)
-    answer: Callable[[], Answer]  # computed when asked for, and kept
+    quantities: Callable
+    answer: Callable[[], Answer]
 
 
 def known(name: str, kind: str, model: Callable, args: tuple, quantities, answer) -> Known:
@@ -44,14 +64,18 @@ def known(name: str, kind: str, model: Callable, args: tuple, quantities, answer
 
 
 def collect(*some: Known) -> dict[str, Known]:
-    """By name, each name once."""
+    """All of these by name. No two may have the same name."""
     found = {one.name: one for one in some}
     assert len(found) == len(some), "two posteriors share a name"
     return found
 
 
 def columns(*names: str) -> Callable:
-    """Sites in this order; a name that ends in '+' by its logarithm, in '%' by its logit."""
+    """For `Known.quantities`: these sites, in this order, each flattened.
+
+    A name that ends in '+' stands for the logarithm of that site, one that ends in '%' for its
+    logit.
+    """
 
     def quantities(draws: dict) -> np.ndarray:
         parts = []
@@ -70,8 +94,8 @@ def columns(*names: str) -> Callable:
 def summed(log_mass, means, sds=0.0, proper: bool = True) -> Answer:
     """The answer where point j has mass exp(log_mass[j]).
 
-    There the quantities are normal with `means[j]` and `sds[j]`; a point's own have no spread.
-    (Where they are not normal, only the kurtosis is approximate.)
+    At that point the quantities are normal with `means[j]` and `sds[j]`, which is zero for the
+    point's own coordinates. Where they are not normal, only the kurtosis is approximate.
     """
     log_mass = np.asarray(log_mass, np.float64)
     log_z = logsumexp(log_mass)
@@ -128,10 +152,16 @@ def grid(*rules) -> tuple[list[np.ndarray], np.ndarray]:
 def around_mode(
     log_density: Callable, start, reach: float = 8.0, step: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points (m, d) of a grid in standard deviations around the mode, and their log masses.
+    """Points of a grid around the mode (point, coordinate), and their log masses.
 
-    `log_density` takes (m, d). For posteriors near enough to a Gaussian that `reach` covers them;
-    of a Gaussian, a step of 0.8 leaves an error of e^-31.
+    This is for posteriors so near to a Gaussian that a grid of `reach` standard deviations covers
+    them. For a Gaussian itself a step of 0.8 leaves an error of e^-31.
+
+    Args:
+        log_density: of points (point, coordinate).
+        start: where the search for the mode starts.
+        reach: half the width of the grid, in standard deviations.
+        step: distance of neighbouring points, in standard deviations.
     """
 
     def energy(x):
@@ -140,7 +170,7 @@ def around_mode(
     mode = minimize(energy, np.asarray(start, float), method="Nelder-Mead", tol=1e-9).x
     d = len(mode)
     width = np.full(d, 1e-3)
-    for _ in range(3):  # the curvature over about a standard deviation
+    for _ in range(3):  # until the differences span about a standard deviation
         hessian = _hessian(energy, mode, width)
         width = 0.3 * np.sqrt(np.diag(np.linalg.inv(hessian)))
     scale_tril = np.linalg.cholesky(np.linalg.inv(hessian))
@@ -148,7 +178,7 @@ def around_mode(
     standard = np.stack(np.meshgrid(*[ticks] * d, indexing="ij"), axis=-1).reshape(-1, d)
     points = mode + standard @ scale_tril.T
     log_volume = np.log(np.diag(scale_tril)).sum() + d * np.log(step)
-    # A few at a time: of many rows each takes much memory.
+    # Sixteen points at a time, since with many rows of data each takes much memory.
     parts = np.array_split(points, -(-len(points) // 16))
     return points, np.concatenate([log_density(part) for part in parts]) + log_volume
 

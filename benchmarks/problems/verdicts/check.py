@@ -1,12 +1,16 @@
-"""Are the known answers right? A second opinion on each by importance sampling.
+"""Compares the known answers with importance sampling, as a second opinion on each.
 
     python -m benchmarks.problems.verdicts.check [--names gumbel ...] [--draws 100000]
 
-NumPyro's own density of each model in double precision, and a Student t that is fitted to it while
-it is tempered from the prior's draws: nothing is shared with the quadrature. Where the t is no fit
-(many dimensions), or the integral is infinite, it says so and checks nothing; in a neck of a
-centred hierarchy it misses mass, and the same model's other parameterisation is the check. Models
-without data are checked by drawing from them.
+It takes NumPyro's own density of each model, in double precision, and draws from a multivariate
+Student t distribution that is fitted to it by tempering, from the prior's draws on. Nothing is
+shared with the quadrature. Where such a distribution does not fit (in many dimensions), or where
+the integral is infinite, it says so and checks nothing. In the narrow neck of a centred hierarchy
+it misses mass; there the same model's other parameterisation is the check. Models without data are
+checked by drawing from them.
+
+It prints one line for each model: by how many standard errors the two differ in the log evidence,
+and at most in any mean and any standard deviation.
 """
 
 import argparse
@@ -26,9 +30,11 @@ from benchmarks.problems.verdicts import KNOWN
 from benchmarks.problems.verdicts.answers import Known
 
 _FEWEST = 1000  # effective draws that an opinion needs
-_DEGREES = 4.0
-_MOST_BYTES = 2**28
-_MOST_TERMS = 200_000_000  # draws times data
+_DEGREES = 4.0  # of freedom of the Student t distribution
+_MOST_BYTES = 2**28  # that one batch of log densities may take
+_MOST_TERMS = 200_000_000  # number of draws times number of data, which bounds the time
+# Tempering goes on to a power at which this share of the draws is still effective.
+_EFFECTIVE_SHARE = 0.05
 
 
 class Target:
@@ -69,7 +75,10 @@ class Target:
 
 
 class _Student:
-    """A multivariate t; SciPy's takes scales as far apart as 1e7 for a singular matrix."""
+    """A multivariate Student t distribution.
+
+    SciPy's own takes a covariance whose scales are 1e7 apart for singular.
+    """
 
     def __init__(self, mean, covariance):
         scale = np.sqrt(np.diag(covariance))
@@ -123,9 +132,8 @@ def opinion(one: Known, num: int):
         def tempered(beta, ends=(log_first, log_target), log_q=log_q):
             return (1 - beta) * ends[0] + beta * ends[1] - log_q
 
-        # As far from the first proposal towards the posterior as this one can see.
         def excess(beta, tempered=tempered, size=size):
-            return _ess(tempered(beta)) - 0.05 * size
+            return _ess(tempered(beta)) - _EFFECTIVE_SHARE * size
 
         if power == 1:
             after += 1
@@ -151,7 +159,7 @@ def opinion(one: Known, num: int):
 
 
 def check(one: Known, num: int) -> str:
-    """A line: by how many standard errors the two differ."""
+    """By how many standard errors the two differ, in one line."""
     answer = one.answer()
     num = max(_FEWEST * 2, min(num, _MOST_TERMS // max((np.size(a) for a in one.args), default=1)))
     if one.kind == "no data":
@@ -176,7 +184,7 @@ def check(one: Known, num: int) -> str:
 
 
 def main() -> None:
-    """Print a line a model."""
+    """Print a line for each model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--names", nargs="+", default=list(KNOWN), choices=KNOWN, metavar="NAME")
     parser.add_argument("--draws", type=int, default=100_000)

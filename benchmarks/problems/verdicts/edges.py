@@ -1,8 +1,9 @@
 """Posteriors that end at an edge: likelihoods whose support moves with a parameter.
 
-NumPyro's densities end where their supports do as long as it validates arguments, its default but
-under `python -O`. Most models here say validate_args=True, or have the edge as a factor of minus
-infinity, so that they do not depend on that; the two of the last kind rely on it, as users do.
+A density of NumPyro's is zero outside its support only if it validates its arguments, which is the
+default unless Python runs with `-O`. Most models here ask for validation, or have the edge as a
+factor of minus infinity. The two of the kind "moving support by default" rely on the default, as
+users do.
 """
 
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def _uniform_both(y):
 
 
 def _uniform_both_answer(y) -> Answer:
-    # Distances of both ends from the data.
+    # The grid is one of the logarithms of both ends' distances from the data.
     (u, v), volume = grid(line(-32, 4, 700), line(-32, 4, 700))
     low, high = y.min() - np.exp(u), y.max() + np.exp(v)
     log_mass = stats.norm.logpdf(low, 0, 3) + stats.halfnorm.logpdf(high - low, 0, 5)
@@ -91,7 +92,8 @@ def _pareto(y):
 
 
 def _pareto_answer(y) -> Answer:
-    # The scale is a share of the smallest datum: minus its logarithm, on a logarithmic line.
+    # The scale is a fraction of the smallest datum. The grid's first coordinate is the logarithm of
+    # minus that fraction's logarithm.
     (u, v), volume = grid(line(-35, 3.5, 800), line(-4, 3, 300))
     log_scale, alpha = np.log(y.min()) - np.exp(u), np.exp(v)
     scale = np.exp(log_scale)
@@ -118,7 +120,7 @@ def _bound_answer(y) -> Answer:
 def _triangular(y):
     theta = numpyro.sample("theta", dist.Gamma(2.0, 0.5))
     _inside(jnp.all(y < theta))
-    # Falls from 0 to theta. Where it ends there is a root: minus infinity by itself.
+    # The density of a datum falls linearly from 0 to theta, where its logarithm is minus infinity.
     numpyro.factor("y", jnp.sum(jnp.log(2 * jnp.maximum(theta - y, 0.0)) - 2 * jnp.log(theta)))
 
 
@@ -131,7 +133,7 @@ def _triangular_answer(y) -> Answer:
         return stats.gamma.logpdf(theta, 2.0, scale=2.0) + log_likelihood
 
     u, volume = line(-30, 7, 3000)
-    theta = edge + np.exp(u)  # the largest datum's own factor is exp(u)
+    theta = edge + np.exp(u)  # so that the largest datum's own factor is exp(u)
     return summed(log_density(theta) + 2 * u + volume, stacked(np.log(theta)))
 
 

@@ -1,8 +1,8 @@
-"""What single precision can hardly hold, and directions that nothing holds.
+"""Posteriors at the limits of single precision, and posteriors with directions that are flat.
 
-Where a flat direction makes the integral infinite the other quantities are judged, and a run that
-says nothing is wrong in silence. Values that a mask leaves out are another matter: nothing is asked
-of them.
+Where a flat direction makes the integral infinite, the other quantities are judged, and a run that
+does not warn counts as wrong in silence. Values that a mask leaves out of the likelihood are not
+judged.
 """
 
 from dataclasses import replace

@@ -160,7 +160,7 @@ def _models():
 
     few, many = simulated(0, 10, 2.0, 0.5, 1.5), simulated(1, 400, 1.0, 0.5, 1.0)
     weak, sharp = simulated(2, 40, 0.3, 1.0, 3.0), simulated(3, 100, 2.0, 0.1, 0.2)
-    # No spread beyond the noise, so that the scale's posterior goes down to zero.
+    # These groups differ by no more than their noise, so that the scale's posterior reaches zero.
     none = simulated(4, 12, 0.0, 1.0, 2.0)
     rng = np.random.default_rng(3110)
     replicates = rng.normal(0, 1.5, (8, 1)) + rng.standard_normal((8, 5))

@@ -165,7 +165,8 @@ def _models():
     ]
     year = np.arange(1950.0, 2021.0)
     temperatures = -30 + 0.02 * year + 2 * rng.standard_normal(len(year))
-    # As single precision has them: what is judged is the arithmetic, not the data's rounding.
+    # The data are rounded to single precision first, since the arithmetic is to be judged and not
+    # their rounding.
     offset = _rounded(1e6 + 20 * rng.standard_normal(50))
     thousand = _rounded(offset / 1000)
     many = 3.0 + 2.0 * rng.standard_normal(100_000)

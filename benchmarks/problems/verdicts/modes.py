@@ -76,7 +76,7 @@ def _product_quantities(draws) -> np.ndarray:
 
 
 def _product_answer(y) -> Answer:
-    # Of log |a| and of the product, da db is du dp; both signs of a alike.
+    # In u = log |a| and the product p = a b the volume da db is du dp. Both signs of a are alike.
     (u, p, sign), volume = grid(line(-6, 3, 500), line(-3, 6, 500), ([0.0, 1.0], np.zeros(2)))
     log_mass = stats.norm.logpdf(np.exp(u), 0, 2) + stats.norm.logpdf(p * np.exp(-u), 0, 2)
     log_mass += -0.5 * ((y**2).sum() - 2 * p * y.sum() + len(y) * p**2)
@@ -95,7 +95,7 @@ def _signs_quantities(draws) -> np.ndarray:
 
 
 def _signs_answer(y) -> Answer:
-    b, volume = line(1e-9, 8, 40_001)  # a half-line: the density is even, so the error is small
+    b, volume = line(1e-9, 8, 40_001)  # one half of an even density, so that the error is small
     volume = volume.copy()
     volume[0] -= np.log(2)
     log_z, means, sds, kurtosis = 0.0, [], [], []
@@ -134,7 +134,7 @@ def _labels_answer(weights):
                 np.log(weights[0]) + stats.norm.logpdf(y_i, first),
                 np.log(weights[1]) + stats.norm.logpdf(y_i, second),
             )
-        # The diagonal is half on either side.
+        # A point on the diagonal belongs to either side by one half.
         ordered = np.where(first == second, 0.5, first < second)
         low, high = np.minimum(first, second), np.maximum(first, second)
         return shares(summed(log_mass, stacked(low, high, ordered)), 2)
@@ -300,7 +300,7 @@ def _models():
         model, answer = _spikes(*about), _spikes_answer(*about)
         return made(name, model, (X, y), _spike_quantities, answer, SPIKES)
 
-    # Columns of unit length: a coefficient's own noise is that of y.
+    # The columns have unit length, so that a coefficient's own noise is that of y.
     three, six = (rng.standard_normal((n, d)) for n, d in ((9, 3), (20, 6)))
     three, six = three / np.linalg.norm(three, axis=0), six / np.linalg.norm(six, axis=0)
     one, ones = np.ones((1, 1)), np.eye(3)

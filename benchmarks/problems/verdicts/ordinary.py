@@ -103,7 +103,7 @@ def _ordered_pair(y):
 
 
 def _ordered_pair_answer(y):
-    # The lower one, and by how much the other is above it.
+    # The coordinates are the lower one and the logarithm of its distance from the other.
     (low, u), volume = grid(line(-8, 9, 500), line(-25, 3, 700))
     mu = np.stack([low, low + np.exp(u)], axis=-1)
     log_mass = (stats.norm.logpdf(mu, 0, 3) + stats.norm.logpdf(y, mu, 0.5)).sum(-1)

@@ -1,8 +1,8 @@
-"""Thirty-one models without data: the log evidence is 0, and every draw's law is known.
+"""Thirty-one models without data: the log evidence is 0, and the distribution of draws is known.
 
-Sites are judged through transforms of known law: a site's distribution function given the sites
-before it is uniform, a standardised normal is standard normal. Scales are judged by their
-logarithms, so that a neck that the draws lack shows.
+Sites are judged through transforms whose distribution is known: a site's distribution function
+given the sites before it is uniform, a standardised normal is standard normal. Scales are judged by
+their logarithms, since these show whether the draws lack a narrow neck.
 """
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from benchmarks.problems.verdicts.answers import Answer, collect, known
 
 KIND = "no data"
 _LOG_HALF_NORMAL = -(np.euler_gamma + np.log(2)) / 2, np.pi / np.sqrt(8)
-# Mean, standard deviation and kurtosis of each law.
+# Mean, standard deviation and kurtosis of each distribution.
 LAWS = {
     "uniform": (0.5, np.sqrt(1 / 12), 1.8),
     "normal": (0.0, 1.0, 3.0),
@@ -28,7 +28,10 @@ _KERNEL = np.exp(-0.5 * (_POINTS[:, None] - _POINTS) ** 2)
 
 
 def prior(name: str, model, *pieces):
-    """A model whose pieces (number of quantities, their law, function of the draws) are judged."""
+    """A model that is judged in pieces: number of quantities, their distribution, and a function.
+
+    The function gives the quantities from the draws; the distribution is one of `LAWS`.
+    """
 
     def quantities(draws: dict) -> np.ndarray:
         double = {site: np.asarray(value, np.float64) for site, value in draws.items()}
@@ -82,7 +85,10 @@ def _dirichlet(concentration, count):
 
 
 def _sticks(concentration, count):
-    """What each share is of those from it on: a beta variable, by its distribution function."""
+    """Each share of a simplex as a fraction of itself and those after it.
+
+    That fraction has a beta distribution, by whose distribution function it is judged.
+    """
 
     def function(draws) -> np.ndarray:
         p = draws["p"]
@@ -94,7 +100,7 @@ def _sticks(concentration, count):
 
 
 def _correlations(of, shape: float, dimension: int):
-    """Correlations below the diagonal: each is a beta variable on (-1, 1)."""
+    """Correlations below the diagonal, each of which has a beta distribution on (-1, 1)."""
     below = np.tril_indices(dimension, -1)
 
     def function(draws) -> np.ndarray:

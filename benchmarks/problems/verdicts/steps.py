@@ -1,4 +1,4 @@
-"""Posteriors with steps inside: change points, thresholds, floors. Nothing pulls over a step.
+"""Posteriors with steps inside: change points, thresholds, floors. No gradient shows a step.
 
 Between steps the likelihood is constant or conjugate, so that answers are finite sums.
 """
@@ -108,7 +108,7 @@ def _cells(y, edges, noise):
     log_mass, values = [], []
     for low in edges:
         points, volume = legendre(low, low + 1, 40)
-        cell = np.ceil(low)  # the integer that z becomes there
+        cell = np.ceil(low)  # the integer that stands for z in this cell
         likelihood = stats.norm.logpdf(y, cell, noise).sum()
         log_mass.append(stats.norm.logpdf(points, 0, 3) + volume + likelihood)
         values.append(points)

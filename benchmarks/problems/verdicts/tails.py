@@ -149,7 +149,7 @@ def _gamma(y):
 
 
 def _gamma_answer(y) -> Answer:
-    # The rate is shape over mean: the ridge lies along an axis.
+    # With the mean in place of the rate, the ridge of the posterior lies along an axis.
     (u, m), volume = grid(line(-4, 6, 500), line(-3, 5, 500))
     shape, rate = np.exp(u), np.exp(u - m)
     log_mass = stats.halfcauchy.logpdf(shape, 0, 2) + stats.halfcauchy.logpdf(rate, 0, 2)
