@@ -165,6 +165,8 @@ class Verdicts(Suite):
     def run(self, options: Namespace, store: Store) -> Iterator[Row]:
         """One run for each posterior and seed."""
         half = halves(self._cases)
+        # A new posterior may change the halves of others. Those that have rows keep theirs.
+        half |= {row["posterior"]: row["half"] for row in store.rows}
         for name in options.names:
             if options.half not in (None, half[name]):
                 continue
