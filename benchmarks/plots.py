@@ -41,3 +41,11 @@ def panel_grid(
     rows = max(1, math.ceil(num_panels / columns))
     size = (width * columns, height * rows)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **settings)
+
+
+def hide_rest(axes: Any, num_panels: int) -> None:
+    """Hide all panels but so many, and give those with nothing below them labels on their axis."""
+    for axis in axes.flat[num_panels:]:
+        axis.axis("off")
+    for axis in axes.flat[max(0, num_panels - axes.shape[1]) : num_panels]:
+        axis.tick_params(labelbottom=True)

@@ -144,11 +144,11 @@ def _published(names: Iterable[str]) -> str:
 
 def _picture(rows: list[Row], path: Path) -> None:
     """A panel for each two-dimensional target."""
-    from benchmarks.plots import panel_grid, plt  # Matplotlib is needed only here
+    # Imported here, since a run does not need Matplotlib.
+    from benchmarks.plots import hide_rest, panel_grid, plt
 
     figure, axes = panel_grid(len(rows), 6, 4.2, 4)
-    for axis in axes.flat[len(rows) :]:
-        axis.axis("off")
+    hide_rest(axes, len(rows))
     for axis, row in zip(axes.flat, rows, strict=False):
         means = targets()[row["target"]].means
         assert means is not None

@@ -90,7 +90,7 @@ class Posteriors(Suite):
             f"mean {row['mean_error']:.3f}  log sd {row['log_sd_error']:.3f}  "
             f"{'; '.join(message[:30] for message in row.get('warnings', []))}"
         )
-        return f"{row['posterior']:24s}{row['method']:11s}seed {row['seed']}  {text}"
+        return f"{row['posterior']:24s}{row['method']:14s}seed {row['seed']}  {text}"
 
     def report(self, rows: list[Row], docs: Path) -> None:
         """A table beside NUTS and AutoIAFNormal, a table of everything, and a picture."""
@@ -156,7 +156,7 @@ def _warned(good: list[Row], num: int) -> str:
         text = f"{spread(good, 'divergences', 0)} divergences"
     if len(good) < num:
         text += f" failed {num - len(good)} of {num}"
-    return text
+    return text.strip()
 
 
 def _seconds_to_reach(row: Row, elbo: float) -> float:
@@ -213,7 +213,12 @@ def _goals(rows: list[Row]) -> str:
 
 def _picture(rows: list[Row], path: Path) -> None:
     """Error against time: a panel for each posterior, a colour for each method, a point a run."""
-    from benchmarks.plots import panel_grid, plt, styles  # Matplotlib is needed only here
+    from benchmarks.plots import (
+        hide_rest,
+        panel_grid,
+        plt,
+        styles,
+    )  # Matplotlib is needed only here
 
     style = styles(METHODS)
     names = [name for name in POSTERIORS if any(row["posterior"] == name for row in rows)]
@@ -238,8 +243,7 @@ def _picture(rows: list[Row], path: Path) -> None:
         axis.xaxis.set_minor_formatter("")
     for axis in axes[:, 0]:
         axis.set_ylabel("largest error of mean (sd) or log sd")
-    for axis in axes.flat[len(names) :]:
-        axis.axis("off")
+    hide_rest(axes, len(names))
     ordered = [method for method in METHODS if method in handles]
     axes.flat[-1].legend([handles[method] for method in ordered], ordered, loc="center")
     figure.supxlabel("seconds, compilation included; dashed: the noise of 4000 exact draws")
