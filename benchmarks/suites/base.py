@@ -1,5 +1,6 @@
 """What a suite is, and how to add one."""
 
+import json
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator
@@ -84,7 +85,7 @@ class Suite(ABC):
 
     def line(self, row: Row) -> str:
         """What the terminal shows of a row that has just been measured."""
-        return str(row)
+        return json.dumps(row, default=float)
 
 
 def add_names(

@@ -7,7 +7,6 @@ as many iterations of stochastic variational inference (32 particles, Adam at 5e
 time that OneStep took; their compilation is left out in their favour.
 """
 
-import json
 import resource
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -79,10 +78,6 @@ class HighDimension(Suite):
         for name, seed in product(options.targets, options.seeds):
             if not store.holds(target=name, seed=seed):
                 yield measure(name, seed)
-
-    def line(self, row: Row) -> str:
-        """All figures."""
-        return json.dumps(row, default=float)
 
     def report(self, rows: list[Row], docs: Path) -> None:
         """A table with a line for each run."""

@@ -6,7 +6,6 @@ There is one run of OneStep(multimodal=True) for each target and seed, measured 
 suite.
 """
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from itertools import product
@@ -51,10 +50,6 @@ class Mixtures(Suite):
                 row = measure(targets()[name], 1, seed)
                 row.pop("points", None)
                 yield row
-
-    def line(self, row: Row) -> str:
-        """All figures."""
-        return json.dumps(row, default=float)
 
     def report(self, rows: list[Row], docs: Path) -> None:
         """Tables of the evidence and of the modes."""

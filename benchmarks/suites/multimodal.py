@@ -77,7 +77,7 @@ def measure(name: str, method: str, seed: int) -> Row:
         "method": method,
         "seed": seed,
         "modes": f"{np.sum(shares > 0)} of {one.num_modes}",
-        "tv": 0.5 * np.abs(shares - 1 / one.num_modes).sum(),
+        "tv": float(0.5 * np.abs(shares - 1 / one.num_modes).sum()),
         "log_evidence": log_evidence,
         "warned": warned,
         "seconds": seconds,

@@ -213,14 +213,11 @@ def _goals(rows: list[Row]) -> str:
 
 def _picture(rows: list[Row], path: Path) -> None:
     """Error against time: a panel for each posterior, a colour for each method, a point a run."""
-    from benchmarks.plots import (
-        hide_rest,
-        panel_grid,
-        plt,
-        styles,
-    )  # Matplotlib is needed only here
+    # Imported here, since a run does not need Matplotlib.
+    from benchmarks.plots import hide_rest, panel_grid, plt, styles
 
     style = styles(METHODS)
+
     names = [name for name in POSTERIORS if any(row["posterior"] == name for row in rows)]
     # One panel more than posteriors, for the legend.
     figure, axes = panel_grid(len(names) + 1, 6, 3, 8.5 / 3, sharex=True)
