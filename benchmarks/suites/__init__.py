@@ -1,4 +1,4 @@
-"""All suites, by name. To add one: a file here, and one line below; `base` has the recipe."""
+"""All suites, by name. To add one: a file here, an import and a line below; `base` says how."""
 
 from benchmarks.suites.ablation import Ablation
 from benchmarks.suites.base import Suite
