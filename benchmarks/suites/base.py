@@ -17,10 +17,10 @@ class Suite(ABC):
     ``--resume``, ``--report``, ``--results`` and ``--docs``, and the file of the rows. A suite says
     what to measure and how to write it up:
 
-    1. `run` yields one row after the other. A row is a dictionary of valid JSON with what identifies
-       the run (problem, method, seed) and what was measured. The runner adds the machine that
-       measured it, writes the row to the file and prints `line(row)` before it asks for the next
-       one, so that an interrupt loses nothing.
+    1. `run` yields one row after the other. A row is a dictionary of valid JSON with what
+       identifies the run (problem, method, seed) and what was measured. The runner adds the machine
+       that measured it, writes the row to the file and prints `line(row)` before it asks for the
+       next one, so that an interrupt loses nothing.
     2. `report` writes the page, from rows alone: ``--report`` calls it without `run`. Rows may be
        from several days and machines, and some may be missing.
 
