@@ -1,1 +1,5 @@
-"""Benchmarks: each module is run with ``python -m benchmarks.NAME``."""
+"""Benchmarks of the package: ``python -m benchmarks SUITE``; README.md says how to run and extend.
+
+``problems`` holds what is measured on, ``methods`` what is measured, ``suites`` what is asked of
+both and the pages that answer it, ``results`` the measured rows.
+"""

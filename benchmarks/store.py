@@ -1,26 +1,30 @@
-"""Rows that the benchmarks measured: one JSON file a benchmark, tracked like the pages made of it.
+"""The rows that a suite has measured, in one JSON file that is tracked like the page made of it.
 
-Every row names the machine and the versions it was measured with, so that a page can be extended
-on another day and still say where each figure is from.
+Every row names the machine and the versions it was measured with. A page can therefore be extended
+on another day, and still says where each figure is from.
 """
 
 import fcntl
 import json
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("numpyro_onestep", "numpyro", "jax", "jaxlib", "equinox", "optax", "arviz", "blackjax")
+
+Row = dict[str, Any]
 
 
 def machine() -> str:
-    """The kind of machine, and versions."""
+    """This kind of machine, and the versions of the packages that matter."""
     versions = {"Python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -40,83 +44,45 @@ def machine() -> str:
     )
 
 
-def machines(rows: list[dict]) -> str:
-    """All that measured these rows, each once."""
+def machines(rows: Iterable[Row]) -> str:
+    """All the machines that measured these rows, each of them once."""
     return "; ".join(dict.fromkeys(row["machine"] for row in rows))
 
 
-class Results:
-    """The rows of one benchmark, on disk after each, so that an interrupt loses none.
+class Store:
+    """The rows in one JSON file.
 
-    With `resume` those already there are kept, and other processes may add to the same file
-    meanwhile.
+    A row is on disk as soon as it is added, so that an interrupted run loses none. Several
+    processes may add to the same file at the same time.
+
+    Args:
+        path: where the file is, or will be once there is a row.
     """
 
-    def __init__(self, name: str, resume: bool):
-        self.path = ROOT / "benchmarks" / "results" / f"{name}.json"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            self.path.unlink(missing_ok=True)
+    def __init__(self, path: Path):
+        self.path = path
 
     @property
-    def rows(self) -> list[dict]:
-        """What the file holds."""
+    def rows(self) -> list[Row]:
+        """What the file holds, in the order in which it was measured."""
         return json.loads(self.path.read_text()) if self.path.exists() else []
 
-    def holds(self, **identity) -> bool:
-        """Whether there is such a row."""
-        return any(all(row[k] == v for k, v in identity.items()) for row in self.rows)
+    def clear(self) -> None:
+        """Delete all rows."""
+        self.path.unlink(missing_ok=True)
 
-    def add(self, row: dict) -> None:
-        """Keep a row, with what measured it."""
+    def holds(self, **identity: Any) -> bool:
+        """Whether some row has all of these values."""
+        return any(all(row[key] == value for key, value in identity.items()) for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        """Append a row, and to the row the machine that measured it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             rows = [*json.loads(file.read() or "[]"), {**row, "machine": machine()}]
             file.truncate(0)
-            # A row a line, so that a change of one shows as such.
+            # One row is one line, so that `git diff` shows which rows have changed.
             lines = ",\n".join(json.dumps(row, default=float) for row in rows)
             file.write(f"[\n{lines}\n]\n")
-
-
-def table(rows: list[dict], columns: dict[str, tuple[str, int | None]]) -> str:
-    """A line a row, in Markdown; columns by heading: which figure, and its digits if a number."""
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for row in rows:
-        cells = [_cell(row.get(figure), digits) for figure, digits in columns.values()]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(value, digits: int | None) -> str:
-    if value is None:
-        return ""
-    return str(value) if digits is None else f"{value:.{digits}f}"
-
-
-def table_over_seeds(
-    rows: list[dict],
-    by: dict[str, str],
-    columns: dict[str, tuple[str, int]],
-    counts: dict[str, str],
-) -> str:
-    """A line for all rows that agree in the figures `by`: medians and ranges, and how many have."""
-    heading = {column: (column, None) for column in (*by, "seeds", *columns, *counts)}
-    lines = []
-    for key in dict.fromkeys(tuple(row[figure] for figure in by.values()) for row in rows):
-        some = [row for row in rows if tuple(row[figure] for figure in by.values()) == key]
-        line = dict(zip(by, key, strict=True)) | {"seeds": len(some)}
-        line |= {column: spread(some, *what) for column, what in columns.items()}
-        for column, figure in counts.items():
-            line[column] = f"{sum(bool(row[figure]) for row in some)} of {len(some)}"
-        lines.append(line)
-    return table(lines, heading)
-
-
-def spread(rows: list[dict], figure: str, digits: int) -> str:
-    """Median, and the range where there is one."""
-    values = [row[figure] for row in rows if figure in row]
-    if not values:
-        return ""
-    median, low, high = (f"{v:.{digits}f}" for v in (np.median(values), min(values), max(values)))
-    return median if low == high else f"{median} ({low} to {high})"
