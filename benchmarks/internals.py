@@ -39,7 +39,7 @@ def tempered_particles(model: Callable, args: tuple, rng_key, num: int) -> tuple
     """
     key_start, key_fit, key_explore = jr.split(rng_key, 3)
     potential, start = unconstrained(model, args, key_start)
-    gaussian, _ = fit_preconditioner(potential, start, key_fit)
+    gaussian = fit_preconditioner(potential, start, key_fit).preconditioner
     population = explore(potential, start, gaussian, key_explore, num_particles=num)
     return jax.vmap(potential.constrain)(population.x), population.log_evidence
 

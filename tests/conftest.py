@@ -12,7 +12,14 @@ import numpyro.distributions as dist
 import pytest
 
 from numpyro_onestep import OneStep
-from numpyro_onestep.flow import FlowMap, ResidualVelocity, uniform_grid
+from numpyro_onestep.flow import (
+    FlowDistribution,
+    FlowMap,
+    PreconditionedPotential,
+    ResidualVelocity,
+    uniform_grid,
+)
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner
 
 # Each process of pytest-xdist on a core of its own, before JAX counts its threads: two processes
 # whose threads share the cores wait for each other far longer than either works.
@@ -96,6 +103,18 @@ def random_flow(
     network = eqx.tree_at(lambda n: (n.last.weight, n.last.bias), network, (weight, bias))
     times = tuple(3.0 * (t / 3.0) ** 1.5 for t in uniform_grid(3.0, num_grid_steps))
     return FlowMap(network, times)
+
+
+def unit_gaussian(dim: int) -> GaussianPreconditioner:
+    """The preconditioner that does nothing."""
+    return GaussianPreconditioner(jnp.zeros(dim), jnp.eye(dim))
+
+
+def unconditioned(flow: FlowMap, potential=None, dim: int = 3, num_steps: int = 1):
+    """A flow as a distribution, and a potential, in coordinates that are whitened as they are."""
+    gaussian = unit_gaussian(dim)
+    distribution = FlowDistribution(flow, gaussian, num_steps=num_steps)
+    return distribution, PreconditionedPotential(potential, gaussian)
 
 
 @pytest.fixture

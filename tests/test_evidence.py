@@ -7,24 +7,22 @@ import numpy as np
 import pytest
 
 from numpyro_onestep._util.batching import map_in_batches
-from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
-from numpyro_onestep.importance.evidence import (
-    Evidence,
-    Pool,
-    draw,
-    draw_pool,
-    pareto_smooth,
-    summarise,
-)
+from numpyro_onestep.flow import FlowDistribution
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner
+from numpyro_onestep.importance.evidence import Evidence, weigh
+from numpyro_onestep.importance.pool import Pool, draw, draw_pool
+from numpyro_onestep.importance.psis import pareto_smooth
 from numpyro_onestep.target import Potential
 from tests.conftest import correlated_gaussian, random_flow
 
 DIM = 3
 
 
-def whitened(target):
-    base = GaussianBase(target.loc, target.scale_tril)
-    return WhitenedPotential(Potential.of(target, None, target.loc), base)
+def parts(flow, target, num_steps=1):
+    """The flow's distribution in the target's own whitened coordinates, and the potential."""
+    gaussian = GaussianPreconditioner(target.loc, target.scale_tril)
+    distribution = FlowDistribution(flow, gaussian, num_steps=num_steps)
+    return distribution, Potential.of(target, None, target.loc)
 
 
 def pool_of(log_weight, sign=None):
@@ -39,12 +37,12 @@ def pool_of(log_weight, sign=None):
 def test_elbo_is_below_and_importance_sampling_meets_the_known_evidence(seed, num_steps):
     target = correlated_gaussian(DIM, seed)
     flow = random_flow(DIM, jr.key(seed), num_grid_steps=4, scale=0.05)
-    pool = draw_pool(flow, whitened(target), jr.key(seed), 20_000, num_steps, num_wide=4000)
-    evidence, smoothed = summarise(pool)
+    pool = draw_pool(*parts(flow, target, num_steps), jr.key(seed), 20_000, num_inflated=4000)
+    _, evidence, smoothed = weigh(pool)
     assert evidence.elbo < target.log_z + 3 * evidence.elbo_std_error
     assert evidence.elbo < target.log_z - 0.005  # this flow is not exact, and the bound shows it
     assert abs(evidence.log_evidence - target.log_z) < 4 * evidence.log_evidence_std_error
-    assert evidence.folded_share == 0
+    assert evidence.folded_fraction == 0
     np.testing.assert_allclose(np.exp(smoothed).sum(), 1.0)
     # The weighted draws have the target's mean.
     mean = np.exp(smoothed) @ np.asarray(pool.x)
@@ -56,18 +54,19 @@ def test_an_exact_flow_has_no_gap():
     target = correlated_gaussian(DIM)
     flow = random_flow(DIM, jr.key(0), scale=0.0)
     flow = eqx.tree_at(lambda f: f.network.last.bias, flow, jnp.zeros(2 * DIM))
-    evidence, _ = summarise(draw_pool(flow, whitened(target), jr.key(0), 1000, 1))
+    evidence = weigh(draw_pool(*parts(flow, target), jr.key(0), 1000)).evidence
     np.testing.assert_allclose([evidence.elbo, evidence.log_evidence], target.log_z, atol=1e-4)
     assert evidence.ess == pytest.approx(1000, rel=1e-4)
 
 
 def test_the_pool_does_not_depend_on_the_memory_it_may_take():
     target, flow = correlated_gaussian(DIM), random_flow(DIM, jr.key(0))
-    whole = draw_pool(flow, whitened(target), jr.key(1), 101, 1)
-    small = draw_pool(flow, whitened(target), jr.key(1), 101, 1, 0, 10_000)
+    whole = draw_pool(*parts(flow, target), jr.key(1), 101)
+    small = draw_pool(*parts(flow, target), jr.key(1), 101, batch_bytes=10_000)
     for a, b in zip(whole, small, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(draw(flow, whitened(target), jr.key(1), 101, 1), whole.x, rtol=1e-5)
+    again = draw(parts(flow, target)[0], jr.key(1), 101)
+    np.testing.assert_allclose(again, whole.x, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("num", "limit"), [(1, 5), (5, 5), (7, 3), (100, 33)])
@@ -91,7 +90,7 @@ def test_smoothing_keeps_the_scale_of_the_weights():
 
 
 def test_equal_weights_have_no_tail():
-    evidence, _ = summarise(pool_of(jnp.full(100, -2.0)))
+    evidence = weigh(pool_of(jnp.full(100, -2.0))).evidence
     assert evidence.pareto_k == 0
     assert evidence.log_evidence == pytest.approx(-2.0)
     assert evidence.ess == pytest.approx(100)
@@ -102,7 +101,7 @@ def test_weights_that_rounding_makes_equal_have_no_tail(sd):
     """Of a log density of 1e5 single precision keeps multiples of 0.0078 nats."""
     rng = np.random.default_rng(0)
     log_density = jnp.asarray(1e5 + rng.normal(0, sd, 40_000), jnp.float32)
-    evidence, _ = summarise(pool_of(log_density))
+    evidence = weigh(pool_of(log_density)).evidence
     assert evidence.pareto_k < 0.4
     assert evidence.log_evidence == pytest.approx(1e5, abs=0.0078)
     assert evidence.resolution == pytest.approx(2**-7)
@@ -119,12 +118,12 @@ def test_too_few_weights_for_a_tail_stay_as_they_are(num):
 def test_folds_and_impossible_draws_are_counted():
     log_w = jnp.where(jnp.arange(200) % 50 == 0, -jnp.inf, jnp.linspace(0, 0.1, 200))
     sign = jnp.where(jnp.arange(200) < 10, -1.0, 1.0)
-    evidence, smoothed = summarise(pool_of(log_w, sign))
+    _, evidence, smoothed = weigh(pool_of(log_w, sign))
     assert evidence.num_non_finite == 4
     possible = np.asarray(log_w)[np.isfinite(log_w)]
     assert evidence.elbo == pytest.approx(possible.mean() + math.log(196 / 200))
     assert evidence.elbo < evidence.log_evidence
-    assert evidence.folded_share == pytest.approx(0.05)
+    assert evidence.folded_fraction == pytest.approx(0.05)
     assert np.exp(smoothed[::50]).sum() == 0
 
 
@@ -132,7 +131,7 @@ def test_rejected_draws_leave_the_elbo_a_bound():
     # The target is N(0, 1) cut off at 1, the flow N(0, 1): every weight is one or zero, so
     # rejection makes the flow exact and the bound an equality.
     z = jr.normal(jr.key(0), (10_000,))
-    evidence, _ = summarise(pool_of(jnp.where(z < 1, 0.0, -jnp.inf)))
+    evidence = weigh(pool_of(jnp.where(z < 1, 0.0, -jnp.inf))).evidence
     log_z = math.log(0.5 * (1 + math.erf(1 / 2**0.5)))
     assert (
         abs(evidence.elbo - log_z) < 4 * ((1 - math.exp(log_z)) / math.exp(log_z) / 10_000) ** 0.5
@@ -141,7 +140,7 @@ def test_rejected_draws_leave_the_elbo_a_bound():
 
 
 def test_a_pool_without_a_possible_draw_says_so():
-    evidence, _ = summarise(pool_of(jnp.full(10, jnp.nan)))
+    evidence = weigh(pool_of(jnp.full(10, jnp.nan))).evidence
     assert evidence.log_evidence == -math.inf
     assert evidence.num_non_finite == 10
 

@@ -16,9 +16,13 @@ from numpyro_onestep.training.objectives import (
 )
 from numpyro_onestep.training.objectives.elbo import log_weight, path_gradient
 from numpyro_onestep.training.objectives.path import simulate
-from tests.conftest import correlated_gaussian, random_flow
+from tests.conftest import correlated_gaussian, random_flow, unconditioned
 
 DIM = 3
+
+
+def parts(flow, potential):
+    return flow, unconditioned(flow, potential)[1]
 
 
 def standard_normal_potential(x):
@@ -36,7 +40,7 @@ def without_residual(flow):
 @pytest.mark.parametrize("num_grid_steps", [1, 2, 16])
 def test_matched_kernels_weigh_every_path_equally_where_target_is_base(x64, num_grid_steps):
     flow = without_residual(zero_flow(num_grid_steps))
-    run = jax.jit(lambda z, key: simulate(flow, standard_normal_potential, z, key))
+    run = jax.jit(lambda z, key: simulate(*parts(flow, standard_normal_potential), z, key))
     path = run(jr.normal(jr.key(1), (DIM,)), jr.key(2))
     np.testing.assert_allclose(path.log_weight, 2.0, atol=1e-12)
 
@@ -49,7 +53,7 @@ def test_path_weights_are_unbiased_for_any_network():
     )
     num = 20_000
     z, keys = jr.normal(jr.key(4), (num, DIM)), jr.split(jr.key(5), num)
-    log_w = jax.jit(jax.vmap(lambda a, k: simulate(flow, target, a, k).log_weight))(z, keys)
+    log_w = jax.jit(jax.vmap(lambda a, k: simulate(*parts(flow, target), a, k).log_weight))(z, keys)
     w = np.exp(np.asarray(log_w, np.float64))
     assert abs(w.mean() - np.exp(1.0)) < 4 * w.std() / num**0.5
     assert log_w.mean() < 1.0
@@ -58,12 +62,14 @@ def test_path_weights_are_unbiased_for_any_network():
 def test_path_loss_is_the_mean_and_returns_the_states_of_its_paths():
     flow = random_flow(DIM, jr.key(3), num_grid_steps=4)
     z = jr.normal(jr.key(4), (7, DIM))
-    loss, states = path_loss(flow, standard_normal_potential, z, jr.key(5))
+    loss, states = path_loss(*parts(flow, standard_normal_potential), z, jr.key(5))
     assert states.shape == (7, 5, DIM)
     np.testing.assert_array_equal(states[:, 0], z)
     assert jnp.isfinite(loss)
     gradient = jax.jit(
-        jax.grad(lambda a: path_loss(flow, standard_normal_potential, a, jr.key(5))[1].sum())
+        jax.grad(
+            lambda a: path_loss(*parts(flow, standard_normal_potential), a, jr.key(5))[1].sum()
+        )
     )
     np.testing.assert_array_equal(gradient(z), jnp.zeros_like(z))
 
@@ -123,6 +129,7 @@ def test_consistency_losses_do_not_move_the_teacher():
 def test_the_force_is_the_gradient_of_log_q_minus_log_p(x64, num_steps):
     flow = random_flow(DIM, jr.key(0), num_grid_steps=4)
     target = correlated_gaussian(DIM)
+    distribution, potential = unconditioned(flow, target, num_steps=num_steps)
     z = jr.normal(jr.key(1), (DIM,))
 
     @jax.jit
@@ -132,9 +139,9 @@ def test_the_force_is_the_gradient_of_log_q_minus_log_p(x64, num_steps):
             return standard_normal_log_density(at) - flow.volume(at, num_steps).log_det
 
         score = jnp.linalg.solve(flow.jacobian(z, num_steps).T, jax.grad(log_q)(z))
-        return score + jax.grad(target)(flow(z, num_steps)), log_weight(flow, target, z, num_steps)
+        return score + jax.grad(target)(flow(z, num_steps)), log_weight(distribution, potential, z)
 
-    force, weight, *_ = jax.jit(lambda at: path_gradient(flow, target, at, num_steps))(z)
+    force, weight, *_ = jax.jit(lambda at: path_gradient(distribution, potential, at))(z)
     np.testing.assert_allclose(force, expected(z)[0], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(weight, expected(z)[1], rtol=1e-10)
 
@@ -147,10 +154,12 @@ def _gradients(flow, target, num, key):
         return ravel_pytree(eqx.filter(gradient, eqx.is_inexact_array))[0]
 
     def by_path(at):
-        return flat(eqx.filter_grad(lambda f: elbo_loss(f, target, at[None], 1)[0])(flow))
+        return flat(
+            eqx.filter_grad(lambda f: elbo_loss(*unconditioned(f, target), at[None])[0])(flow)
+        )
 
     def plain(at):
-        return flat(eqx.filter_grad(lambda f: -log_weight(f, target, at, 1))(flow))
+        return flat(eqx.filter_grad(lambda f: -log_weight(*unconditioned(f, target), at))(flow))
 
     return jax.jit(jax.vmap(by_path))(z), jax.jit(jax.vmap(plain))(z)
 
@@ -189,7 +198,7 @@ def test_a_draw_where_the_target_is_not_a_number_is_pulled_inwards():
     # The flow is the target but for the cut, so the other draw feels no force.
     z = jnp.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
     gradient, draws = eqx.filter_jit(
-        eqx.filter_grad(lambda f: elbo_loss(f, broken, z, 1, 2.0), has_aux=True)
+        eqx.filter_grad(lambda f: elbo_loss(*unconditioned(f, broken), z, 2.0), has_aux=True)
     )(flow)
     assert jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
     assert not jnp.isfinite(draws.log_weight[0])
@@ -207,7 +216,7 @@ def test_a_draw_at_which_the_map_folds_exerts_no_force(x64):
 
     def bend(at):
         gradient = eqx.filter_grad(
-            lambda f: elbo_loss(f, standard_normal_potential, at[None], 1)[0]
+            lambda f: elbo_loss(*unconditioned(f, standard_normal_potential, dim=1), at[None])[0]
         )(flow)
         return jnp.linalg.norm(ravel_pytree(gradient)[0])
 
@@ -220,7 +229,9 @@ def test_forces_are_clipped_to_the_norm_asked_for():
     flow = without_residual(zero_flow(1))
     far = lambda x: 1000.0 * x[0]  # noqa: E731
     z = jnp.zeros((1, DIM))
-    gradient = eqx.filter_jit(eqx.filter_grad(lambda f: elbo_loss(f, far, z, 1, 2.0)[0]))(flow)
+    gradient = eqx.filter_jit(
+        eqx.filter_grad(lambda f: elbo_loss(*unconditioned(f, far), z, 2.0)[0])
+    )(flow)
     # At z = 0 the map is h t, and the bias of the last layer moves t directly.
     horizon, width = flow.times[-1], flow.network.width
     np.testing.assert_allclose(

@@ -11,7 +11,7 @@ from numpyro.infer.reparam import CircularReparam
 from scipy.integrate import quad
 
 from numpyro_onestep import OneStep, OneStepWarning
-from numpyro_onestep.diagnostics.line_scan import scan_lines
+from numpyro_onestep.checks.line_scan import scan_lines
 from numpyro_onestep.importance.evidence import tail_mass
 from numpyro_onestep.target import Potential
 
@@ -177,8 +177,8 @@ def test_missing_values_given_by_a_mask():
 
 
 @pytest.mark.parametrize("concentration", [0.0, 3.0])
-@pytest.mark.parametrize("many_modes", [False, True])
-def test_an_angle_on_the_whole_line(concentration, many_modes):
+@pytest.mark.parametrize("multimodal", [False, True])
+def test_an_angle_on_the_whole_line(concentration, multimodal):
     def model():
         with numpyro.handlers.reparam(config={"angle": CircularReparam()}):
             angle = numpyro.sample("angle", dist.VonMises(0.0, 1.0))
@@ -188,7 +188,7 @@ def test_an_angle_on_the_whole_line(concentration, many_modes):
         return np.cos(t) - np.log(2 * np.pi * np.i0(1.0)) + concentration * np.cos(t - 2)
 
     log_z, _, _ = moments_1d(log_density, -np.pi, np.pi)
-    sampler = run(model, many_modes=many_modes)
+    sampler = run(model, multimodal=multimodal)
     assert abs(sampler.log_evidence - log_z) < 0.01
     angle = np.asarray(sampler.get_samples()["angle"])
     resultant = quad(lambda t: np.sin(t) * np.exp(log_density(t) - log_z), -np.pi, np.pi)[0]

@@ -12,8 +12,9 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from numpyro_onestep import OneStep, OneStepWarning, training
+from numpyro_onestep import OneStep, OneStepWarning
 from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep.training import loop
 from tests.conftest import (
     EFFECT,
     EIGHT_SCHOOLS_LOG_EVIDENCE,
@@ -32,7 +33,7 @@ def test_eight_schools_has_the_known_evidence(schools):
     assert abs(schools.log_evidence - log_z) < 0.05
     assert schools.elbo < schools.log_evidence + 3 * schools.log_evidence_std_error
     assert schools.pareto_k < 0.7
-    assert schools.folded_share == 0
+    assert schools.folded_fraction == 0
     assert schools.messages == []
 
 
@@ -204,7 +205,7 @@ def test_what_was_compiled_ahead_is_not_compiled_again():
 
 
 def test_an_interrupt_leaves_a_usable_sampler(monkeypatch):
-    class Interrupting(training.tqdm):
+    class Interrupting(loop.tqdm):
         calls = 0
 
         def update(self, n=1):
@@ -212,7 +213,7 @@ def test_an_interrupt_leaves_a_usable_sampler(monkeypatch):
             if Interrupting.calls == 3:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "tqdm", Interrupting)
+    monkeypatch.setattr(loop, "tqdm", Interrupting)
     sampler = OneStep(eight_schools, **QUICK)
     with pytest.warns(OneStepWarning, match="interrupted"):
         sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
@@ -328,7 +329,7 @@ def after_leaps(learning_rate):
 
 def test_steps_that_fold_the_map_are_undone():
     sampler, _ = after_leaps(1.0)
-    assert sampler.folded_share == 0
+    assert sampler.folded_fraction == 0
 
 
 def test_training_that_folds_stood_still_and_says_so():

@@ -4,9 +4,36 @@ from numpyro_onestep import OneStep, Settings
 from tests.conftest import eight_schools
 
 
-def test_defaults_are_possible():
-    settings = Settings()
-    assert settings.num_pool >= settings.num_samples
+def test_defaults_are_those_that_the_docstring_promises():
+    draws = Settings.of().draws
+    assert (draws.num_samples, draws.num_pool, draws.correction) == (4000, 40_000, "psis")
+    assert draws.rejuvenation(512) == (25, 4)
+    assert draws.rejuvenation(1024) == (12, 1)
+    assert Settings.of().flow.network_width(128) == 256
+    assert Settings.of().flow.network_width(129) == 64
+    assert Settings.of().step_budgets(128) == (1, 2)
+    assert Settings.of().step_budgets(129) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("many_modes", "multimodal", True),
+        ("num_moves", "num_rejuvenation_steps", 10),
+        ("tail_fraction", "langevin_fraction", 0.1),
+    ],
+)
+def test_a_setting_by_its_old_name_is_told_the_new_one(old, new, value):
+    with pytest.raises(TypeError, match=f"now called '{new}'"):
+        OneStep(eight_schools, **{old: value})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("base_elbo", "initial_elbo"), ("folded_share", "folded_fraction")]
+)
+def test_an_attribute_by_its_old_name_is_told_the_new_one(old, new):
+    with pytest.raises(AttributeError, match=f"now called {new}"):
+        getattr(OneStep(eight_schools), old)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +51,7 @@ def test_defaults_are_possible():
         ({"num_flow_steps": 3}, "divisor of num_grid_steps=16"),
         ({"target_precision": "half"}, "'auto', 'single' or 'double'"),
         ({"correction": "PSIS"}, "'nuts' or None"),
-        ({"correction": "nuts", "many_modes": True}, "modes they start in"),
+        ({"correction": "nuts", "multimodal": True}, "modes they start in"),
         ({"correction": "imh", "num_samples": 102}, "multiple of 4"),
         ({"num_samples": 100, "pool_size": 50}, "no smaller than num_samples=100"),
     ],

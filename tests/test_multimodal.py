@@ -46,7 +46,7 @@ def one_well(t):
 
 @pytest.fixture(scope="module")
 def nine():
-    sampler = OneStep(potential_fn=NINE_MODES, many_modes=True, progress_bar=False)
+    sampler = OneStep(potential_fn=NINE_MODES, multimodal=True, progress_bar=False)
     sampler.run(jr.key(0), init_params=jnp.zeros(2))
     return sampler
 
@@ -70,7 +70,7 @@ def test_the_evidence_is_known_from_both_sides(nine):
 
 
 def test_a_product_of_wells_is_covered():
-    sampler = OneStep(potential_fn=many_wells, many_modes=True, progress_bar=False)
+    sampler = OneStep(potential_fn=many_wells, multimodal=True, progress_bar=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OneStepWarning)  # Pareto k is near its limit here
         sampler.run(jr.key(0), init_params=jnp.zeros(10))
@@ -95,7 +95,7 @@ def test_a_model_with_two_signs():
     blind = OneStep(sign_ambiguity, progress_bar=False)
     with pytest.warns(OneStepWarning):
         blind.run(jr.key(3), x, y)
-    both = OneStep(sign_ambiguity, many_modes=True, progress_bar=False)
+    both = OneStep(sign_ambiguity, multimodal=True, progress_bar=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OneStepWarning)  # Pareto k is near its limit here
         both.run(jr.key(0), x, y)
@@ -107,7 +107,7 @@ def test_a_model_with_two_signs():
 @pytest.mark.parametrize("num_samples", [200, 4000])
 def test_training_into_one_mode_is_warned_of(num_samples):
     sampler = OneStep(potential_fn=many_wells, num_samples=num_samples, progress_bar=False)
-    with pytest.warns(OneStepWarning, match="many_modes=True"):
+    with pytest.warns(OneStepWarning, match="multimodal=True"):
         sampler.run(jr.key(0), init_params=jnp.zeros(10))
 
 
@@ -135,7 +135,7 @@ def test_rare_modes_hundreds_of_widths_apart():
     """No grid of them: a product of mixtures would have a fourth, where the target has nothing."""
     loc = jnp.array([[0.0, 0.0], [1000.0, 0.0], [0.0, -500.0]])
     potential = gaussians(loc, 1.0, jnp.array([0.9, 0.05, 0.05]))
-    sampler = OneStep(potential_fn=potential, many_modes=True, progress_bar=False)
+    sampler = OneStep(potential_fn=potential, multimodal=True, progress_bar=False)
     sampler.run(jr.key(0), init_params=jnp.zeros(2))
     assert -0.05 < sampler.elbo < 4 * sampler.elbo_std_error
     assert abs(sampler.log_evidence) < 0.02
@@ -154,7 +154,7 @@ def test_a_narrow_mode_inside_a_wide_one(d, scales):
     """
     loc = jnp.stack([jnp.zeros(d), jnp.full(d, 0.5)])
     potential = gaussians(loc, jnp.array(scales))
-    sampler = OneStep(potential_fn=potential, many_modes=True, progress_bar=False)
+    sampler = OneStep(potential_fn=potential, multimodal=True, progress_bar=False)
     sampler.run(jr.key(0), init_params=jnp.full(d, 0.1))
     assert -0.05 < sampler.elbo < 4 * sampler.elbo_std_error
     assert abs(sampler.log_evidence) < 0.02
@@ -166,12 +166,12 @@ def test_a_narrow_mode_inside_a_wide_one(d, scales):
 
 def test_too_many_dimensions_to_explore_are_refused():
     sampler = OneStep(
-        potential_fn=lambda x: 0.5 * jnp.sum(x**2), many_modes=True, progress_bar=False
+        potential_fn=lambda x: 0.5 * jnp.sum(x**2), multimodal=True, progress_bar=False
     )
     with pytest.raises(ValueError, match="up to 128 dimensions"):
         sampler.run(jr.key(0), init_params=jnp.zeros(200))
 
 
-def test_distillation_and_many_modes_exclude_each_other():
+def test_distillation_and_multimodal_exclude_each_other():
     with pytest.raises(ValueError, match="num_distillation_steps=0"):
-        OneStep(potential_fn=NINE_MODES, many_modes=True, num_distillation_steps=10)
+        OneStep(potential_fn=NINE_MODES, multimodal=True, num_distillation_steps=10)

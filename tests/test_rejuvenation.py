@@ -2,14 +2,16 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from numpyro_onestep.flow.gaussian import GaussianBase, WhitenedPotential
-from numpyro_onestep.mcmc.rejuvenation import move, spread_shift
+from numpyro_onestep.flow import PreconditionedPotential
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner
+from numpyro_onestep.mcmc.rejuvenation import change_of_scale, move
 from numpyro_onestep.target import Potential
 from tests.conftest import correlated_gaussian
 
 
-def whitened(function, loc, scale_tril):
-    return WhitenedPotential(Potential.of(function, None, loc), GaussianBase(loc, scale_tril))
+def preconditioned(function, loc, scale_tril):
+    gaussian = GaussianPreconditioner(loc, scale_tril)
+    return PreconditionedPotential(Potential.of(function, None, loc), gaussian)
 
 
 def test_exact_draws_stay_exact():
@@ -18,7 +20,7 @@ def test_exact_draws_stay_exact():
     target, num = correlated_gaussian(4), 2000
     z = jr.normal(jr.key(0), (num, 4))
     x = target.loc + z @ target.scale_tril.T
-    potential = whitened(target, target.loc, target.scale_tril)
+    potential = preconditioned(target, target.loc, target.scale_tril)
     moved = move(potential, x, jr.key(1), 20)
     y = np.linalg.solve(np.asarray(target.scale_tril), np.asarray(moved - target.loc).T).T
     assert np.all(np.abs(y.mean(0)) < 4.5 / num**0.5)
@@ -29,7 +31,7 @@ def test_exact_draws_stay_exact():
 
 def test_draws_that_lack_a_tail_walk_into_it():
     x = jnp.clip(jr.normal(jr.key(0), (2000, 1)), -1.0)
-    potential = whitened(lambda x: 0.5 * jnp.sum(x**2), jnp.zeros(1), jnp.eye(1))
+    potential = preconditioned(lambda x: 0.5 * jnp.sum(x**2), jnp.zeros(1), jnp.eye(1))
     moved = np.asarray(move(potential, x, jr.key(1), 50))
     # A share of 0.159 of the normal lies below -1; the standard error is 0.008.
     assert abs(np.mean(moved < -1) - 0.159) < 0.035
@@ -40,7 +42,7 @@ def test_no_draw_leaves_the_finite_density():
         return jnp.where(x[0] > 0, jnp.sum(x), -jnp.inf)
 
     x = jr.exponential(jr.key(0), (500, 1))
-    moved = move(whitened(half_line, jnp.zeros(1), jnp.eye(1)), x, jr.key(1), 20)
+    moved = move(preconditioned(half_line, jnp.zeros(1), jnp.eye(1)), x, jr.key(1), 20)
     assert jnp.all(moved > 0)
     assert jnp.all(jnp.isfinite(moved))
 
@@ -49,6 +51,6 @@ def test_only_a_change_beyond_noise_counts():
     before = jr.normal(jr.key(0), (4000, 3))
     after = jr.normal(jr.key(1), (4000, 3))
     # A change of 0.05 is 3 standard errors of two independent sets of 4000: noise is below it.
-    assert spread_shift(before, after, 4.0) == 0
-    wider = spread_shift(before, after * jnp.array([1.0, 1.2, 1.0]), 4.0)
+    assert change_of_scale(before, after, 4.0) == 0
+    wider = change_of_scale(before, after * jnp.array([1.0, 1.2, 1.0]), 4.0)
     np.testing.assert_allclose(wider, np.log(1.2), atol=4 * (1 / 4000) ** 0.5)

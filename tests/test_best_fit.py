@@ -6,9 +6,10 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
+from numpyro_onestep.flow import PreconditionedPotential
 from numpyro_onestep.flow.base_distribution import standard_normal_log_density
-from numpyro_onestep.flow.gaussian import GaussianBase, LowRankBase, WhitenedPotential
-from numpyro_onestep.initialise.best_fit import best_base, fit_base
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner, LowRankPreconditioner
+from numpyro_onestep.initialise.best_fit import best_fit, fit_preconditioner
 from numpyro_onestep.initialise.laplace import low_rank_laplace
 from numpyro_onestep.target import Potential
 from tests.conftest import correlated_gaussian
@@ -16,25 +17,25 @@ from tests.conftest import correlated_gaussian
 
 def fit(function, start, seed=0):
     start = jnp.asarray(start, float)
-    return fit_base(Potential.of(function, None, start), start, jr.key(seed))
+    return fit_preconditioner(Potential.of(function, None, start), start, jr.key(seed))
 
 
 @pytest.mark.parametrize("dim", [1, 4])
 def test_whitening_is_undone_by_unwhitening_and_its_volume_is_exact(x64, dim):
     target = correlated_gaussian(dim)
-    base = GaussianBase(target.loc, target.scale_tril)
+    base = GaussianPreconditioner(target.loc, target.scale_tril)
     x = jr.normal(jr.key(0), (dim,))
     np.testing.assert_allclose(base.unwhiten(base.whiten(x)), x, rtol=1e-10)
     expected = jnp.linalg.slogdet(jax.jacfwd(base.unwhiten)(x))[1]
     np.testing.assert_allclose(base.log_det, expected, atol=1e-12)
-    whitened = WhitenedPotential(Potential.of(target, None, x), base)
-    np.testing.assert_allclose(whitened(x), -standard_normal_log_density(x) - 3.0, rtol=1e-9)
+    both = PreconditionedPotential(Potential.of(target, None, x), base)
+    np.testing.assert_allclose(both.whitened(x), -standard_normal_log_density(x) - 3.0, rtol=1e-9)
 
 
 def test_a_base_of_low_rank_is_undone_and_its_volume_is_exact(x64):
     directions = jnp.linalg.qr(jr.normal(jr.key(1), (6, 2)))[0]
     scale = jnp.logspace(-1, 1, 6)
-    base = LowRankBase(jnp.arange(6.0), scale, directions, jnp.array([-0.9, 8.0]))
+    base = LowRankPreconditioner(jnp.arange(6.0), scale, directions, jnp.array([-0.9, 8.0]))
     x = jr.normal(jr.key(0), (6,))
     np.testing.assert_allclose(base.unwhiten(base.whiten(x)), x, rtol=1e-10)
     expected = jnp.linalg.slogdet(jax.jacfwd(base.unwhiten)(x))[1]
@@ -47,7 +48,7 @@ def test_curvature_of_low_rank_beside_a_diagonal_is_found_without_its_matrix(dim
     directions = jnp.linalg.qr(jr.normal(jr.key(dim), (dim, 6)))[0]
     scale = jnp.exp(jr.normal(jr.key(1), (dim,)))
     stretch = jnp.array([9.0, 9.0, 9.0, -0.9, -0.9, -0.9])
-    target = LowRankBase(jnp.ones(dim), scale, directions, stretch)
+    target = LowRankPreconditioner(jnp.ones(dim), scale, directions, stretch)
 
     def potential(x):
         return 0.5 * jnp.sum(target.whiten(x) ** 2)
@@ -66,7 +67,9 @@ def test_a_gaussian_target_is_fitted_exactly(seed):
     fitted = fit(target, jnp.zeros(10), seed)
     np.testing.assert_allclose(fitted.elbo, target.log_z, atol=0.01)
     np.testing.assert_allclose(
-        fitted.base.scale_tril, target.scale_tril * jnp.sign(jnp.diag(target.scale_tril)), atol=0.05
+        fitted.preconditioner.scale_tril,
+        target.scale_tril * jnp.sign(jnp.diag(target.scale_tril)),
+        atol=0.05,
     )
 
 
@@ -94,7 +97,7 @@ def test_a_mode_at_infinity_does_not_take_the_base_along():
     fitted = fit(potential, jnp.ones(6))
     log_z = 0.5 * jnp.log(2 * jnp.pi) + jnp.log(1.5) + 2.5 * jnp.log(2 * jnp.pi)
     assert log_z - 4 < fitted.elbo < log_z + 0.2
-    assert jnp.all(jnp.isfinite(fitted.base.scale_tril))
+    assert jnp.all(jnp.isfinite(fitted.preconditioner.scale_tril))
 
 
 @pytest.mark.parametrize("centres", [(0.1, 30.1, 29.9), (30.1, 0.1), (29.9, 30.1, 0.0)])
@@ -105,10 +108,10 @@ def test_a_start_that_leads_to_a_mode_of_no_mass_is_left_for_a_better_one(centre
         return -jnp.logaddexp(small, dist.Normal(30, 1).log_prob(x).sum())
 
     starts = [jnp.full(2, centre) for centre in centres]
-    fitted = best_base(Potential.of(potential, None, jnp.zeros(2)), iter(starts), jr.key(0))
+    fitted = best_fit(Potential.of(potential, None, jnp.zeros(2)), iter(starts), jr.key(0))
     assert abs(fitted.elbo) < 0.01
-    np.testing.assert_allclose(fitted.base.loc, 30, atol=0.1)
-    lost = best_base(Potential.of(potential, None, jnp.zeros(2)), iter([jnp.zeros(2)]), jr.key(0))
+    np.testing.assert_allclose(fitted.preconditioner.loc, 30, atol=0.1)
+    lost = best_fit(Potential.of(potential, None, jnp.zeros(2)), iter([jnp.zeros(2)]), jr.key(0))
     assert lost.elbo < -7
 
 
@@ -160,5 +163,5 @@ def test_a_hierarchy_of_many_groups_is_fitted_as_one_of_few(num_groups):
     # Laplace's approximation alone is hundreds of nats below.
     potential, log_z = random_intercepts(num_groups)
     start = jnp.zeros(num_groups + 2)
-    fit = fit_base(Potential.of(potential, None, start), start, jr.key(0))
+    fit = fit_preconditioner(Potential.of(potential, None, start), start, jr.key(0))
     assert log_z - 2.0 < float(fit.elbo) < log_z + 0.5
