@@ -14,7 +14,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
-from scipy.spatial.distance import cdist
 
 from numpyro_onestep import limits
 from numpyro_onestep._util.random import numpy_generator, stream
@@ -217,4 +216,6 @@ class _Cloud:
         return self._distances(self.whiten(x)) > _AWAY * self.usual
 
     def _distances(self, white):
+        from scipy.spatial.distance import cdist  # imported here, since it takes long
+
         return np.partition(cdist(white, self.reference), _NEIGHBOUR, axis=1)[:, _NEIGHBOUR]

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
-from scipy.spatial.distance import cdist
 
 from numpyro_onestep._util.batching import map_in_blocks
 from numpyro_onestep._util.compilation import compiled
@@ -70,6 +69,8 @@ def _nearest_members(
     pool: Pool, distribution: FlowDistribution, x: Float[Any, "n d"]
 ) -> Float[np.ndarray, "n d"]:
     """The z of the nearest of some thousand members, the pool's last ones, which are inflated."""
+    from scipy.spatial.distance import cdist  # imported here, since it takes long
+
     last = slice(-min(_NUM_NEIGHBOURS, len(pool.x)), None)
     ends, members = (
         map_in_blocks(lambda rows: _whiten(distribution, rows), points)

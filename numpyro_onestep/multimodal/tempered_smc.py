@@ -16,7 +16,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
-from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 from numpyro_onestep import limits
@@ -196,6 +195,7 @@ def _tempering_rate(
 
 def _next_step(rate: Float[np.ndarray, " n"], rest: float, num_particles: int) -> float:
     """The largest step of inverse temperature that leaves enough effective particles."""
+    from scipy.optimize import brentq  # imported here, since it takes long and few runs need it
 
     def excess(step: float) -> float:
         log_w = step * rate
