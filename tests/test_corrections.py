@@ -5,7 +5,35 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 
 from numpyro_onestep import OneStep, OneStepWarning
+from numpyro_onestep.corrections import CORRECTIONS, AbstractCorrection, correction_of
+from numpyro_onestep.settings import DrawSettings
 from tests.conftest import EFFECT, STD_ERROR, correlated_gaussian, eight_schools
+
+
+@pytest.mark.parametrize("name", CORRECTIONS, ids=str)
+def test_every_correction_keeps_the_protocol(name, schools):
+    """From a pool of known worth to draws that have the posterior's moments, as the base says."""
+    settings = DrawSettings(num_samples=2000, correction=name, progress_bar=False)
+    correction, result = correction_of(settings), schools.result
+    assert isinstance(correction, AbstractCorrection)
+    parts = result.weighted, result.distribution, result.problem.potential
+    corrected, again = (correction(*parts, jr.key(3)) for _ in range(2))
+    assert corrected.x.shape == (2000, result.pool.x.shape[1])
+    assert np.isfinite(corrected.x).all()
+    np.testing.assert_array_equal(corrected.x, again.x)  # by the key alone
+    assert corrected.line
+    assert corrected.num_chains == correction.num_chains
+    assert (corrected.r_hat is None) == (correction.num_chains == 1)
+    if corrected.chosen is not None:
+        np.testing.assert_array_equal(corrected.x, result.pool.x[corrected.chosen])
+    for value in corrected.stats.values():
+        assert len(value) == 2000
+    # Means as those of the pool's weights; of chains the effective size may be a quarter.
+    weights = np.exp(result.smoothed_log_weights)
+    mean = weights @ result.pool.x
+    sd = np.sqrt(weights @ (result.pool.x - mean) ** 2)
+    assert np.all(abs(corrected.x.mean(0) - mean) < 4.5 * sd / 500**0.5)
+    assert np.all(abs(np.log(corrected.x.std(0) / sd)) < 0.3)
 
 
 @pytest.mark.parametrize("correction", ["imh", "nuts"])

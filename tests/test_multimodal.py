@@ -63,7 +63,7 @@ def test_every_mode_gets_its_share(nine):
 def test_the_evidence_is_known_from_both_sides(nine):
     assert abs(nine.log_evidence) < 0.02
     interval = nine.evidence_interval(jr.key(1))
-    assert interval.share_reached > 0.999
+    assert interval.reached_fraction > 0.999
     assert interval.lower < 3 * interval.lower_std_error
     assert interval.upper > -3 * interval.upper_std_error
     assert interval.upper - interval.lower < 0.2

@@ -297,3 +297,17 @@ def test_programs_of_models_long_gone_are_let_go(monkeypatch):
     compilation.make_room_for("another")
     assert num_programs() <= before - 4
     np.testing.assert_array_equal(times(jnp.ones(3), 2), 2 * np.ones(3))
+
+
+def test_other_settings_of_the_draws_compile_nothing():
+    settings = {"max_steps": 200, "width": 16}
+    first = OneStep(normal, progress_bar=False, **settings)
+    first.run(jr.key(0), Y)
+    first.sample(jr.key(1), 10)
+    counter = CompilationCounter()
+    for changed in ({"num_samples": 1000}, {"num_samples": 137}, {"learning_rate": 1e-3}):
+        sampler = OneStep(normal, progress_bar=True, **settings | changed)
+        sampler.run(jr.key(0), Y)
+        sampler.sample(jr.key(1), 77)
+    assert counter.count == 0
+    assert len(sampler.get_samples()["mu"]) == 4000
