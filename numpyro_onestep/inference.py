@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
@@ -187,8 +188,8 @@ class Inference:
         if settings.draws.multimodal:
             modes.compile_ahead(potential, start, key)
             return  # the base distribution will be another by then
-        anywhere: Any = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
-        gaussian = GaussianPreconditioner(*anywhere)
+        anywhere = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
+        gaussian = GaussianPreconditioner(*(jnp.asarray(part) for part in anywhere))
         num_steps = settings.step_budgets(start.size)[0]
         distribution = FlowDistribution(flow, gaussian, num_steps=num_steps)
         loop.compile_ahead(

@@ -5,7 +5,7 @@ these classes is the one before and what the next step of the run has added.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, PyTree
@@ -38,7 +38,7 @@ class Trained(ArraysAsNumpy):
     training: TrainingResult
     num_flow_steps: int
 
-    def attached(self) -> Self:
+    def attached(self) -> "Trained":
         """The same, with a target that works: one that came out of a pickle is traced again."""
         problem = self.problem.attached()
         return self if problem is self.problem else replace(self, problem=problem)

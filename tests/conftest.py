@@ -28,6 +28,13 @@ if WORKER and hasattr(os, "sched_setaffinity"):
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {CORES[int(WORKER) % len(CORES)]})
 
+
+def pytest_configure(config):
+    # A warning nobody expected is a failure, wherever it is raised by this package.  Said here and
+    # not in pyproject.toml, where it would import the package before its types can be checked.
+    config.addinivalue_line("filterwarnings", "error::numpyro_onestep.OneStepWarning")
+
+
 # A moment's training: for tests of shapes, supports and messages.
 QUICK = {
     "num_samples": 200,

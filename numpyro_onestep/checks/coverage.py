@@ -9,7 +9,7 @@ the entropies H by the standard deviations in coordinates where the pool's covar
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +67,7 @@ class Missed(NamedTuple):
 
 def find_missed(
     potential: PreconditionedPotential,
-    start: Float[Array, " d"],
+    start: Float[Any, " d"],
     x: Float[np.ndarray, "n d"],
     mean_energy: float,
     rng_key: PRNGKeyArray,
@@ -168,7 +168,7 @@ def _minima(potential: PreconditionedPotential, scales, starts, training_seconds
 
 
 def _starts(
-    start: Float[Array, " d"], gaussian: GaussianPreconditioner, rng_key: PRNGKeyArray
+    start: Float[Any, " d"], gaussian: GaussianPreconditioner, rng_key: PRNGKeyArray
 ) -> Float[np.ndarray, "m d"]:
     """Points around the start, and points that differ from the Gaussian's centre in one coordinate.
 

@@ -118,7 +118,7 @@ class AbstractCorrection(ABC):
         )
 
 
-def mixing(grouped: Float[np.ndarray, "chain n d"]) -> tuple[float, float]:
+def mixing(grouped: Float[Any, "chain n d"]) -> tuple[float, float]:
     """Largest split R-hat and smallest effective sample size over coordinates."""
     grouped = np.asarray(grouped, np.float64)
     if np.any(grouped.std((0, 1)) == 0):

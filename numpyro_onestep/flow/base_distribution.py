@@ -7,6 +7,7 @@ its density stays exact.
 
 import abc
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -42,7 +43,7 @@ class AbstractBaseDistribution(eqx.Module):
         """Independent draws, of the length and type of `like`; each may have its own scale."""
 
     @abc.abstractmethod
-    def log_density(self, z: Float[Array, " d"], scale: float = 1.0) -> Float[Array, ""]:
+    def log_density(self, z: Float[Array, " d"], scale: Any = 1.0) -> Float[Array, ""]:
         """Log density of one draw."""
 
 
@@ -87,7 +88,7 @@ class NormalMixture(AbstractBaseDistribution):
         log_components = self.log_components(z[None], scale)[0]
         return jax.nn.logsumexp(self.log_weights + log_components)
 
-    def log_components(self, z: Float[Array, "n d"], scale: float = 1.0) -> Float[Array, "n c"]:
+    def log_components(self, z: Float[Array, "n d"], scale: Any = 1.0) -> Float[Array, "n c"]:
         """Log densities of the single components, without their weights."""
         white = jnp.einsum("cij,ncj->nci", self.inverse, z[:, None] - self.loc)
         log_det = jnp.log(jnp.diagonal(self.inverse, axis1=1, axis2=2)).sum(1)

@@ -1,7 +1,7 @@
 """The trained flow as a distribution on R^d, with exact densities."""
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -71,11 +71,11 @@ class FlowDistribution(Distribution):
         """The map alone."""
         return FlowTransform(self.flow, self.preconditioner, self.num_steps)
 
-    def with_flow(self, flow: FlowMap) -> Self:
+    def with_flow(self, flow: FlowMap) -> "FlowDistribution":
         """The same with another map in whitened coordinates."""
         return type(self)(flow, self.preconditioner, self.base, self.num_steps)
 
-    def with_steps(self, num_steps: int) -> Self:
+    def with_steps(self, num_steps: int) -> "FlowDistribution":
         """The same with another number of flow steps.
 
         Raises:

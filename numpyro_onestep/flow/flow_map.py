@@ -5,15 +5,13 @@ One Euler step of the probability-flow ODE from time tau to tau - h is
 and the k-step map composes k of them from time T to 0.  With k = 1 a draw costs one evaluation.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-
-from numpyro_onestep.flow.network import ResidualVelocity
 
 
 class Volume(NamedTuple):
@@ -32,7 +30,7 @@ class FlowMap(eqx.Module):
         times: the grid of the noise schedule, from 0 to T, K + 1 of them.
     """
 
-    network: ResidualVelocity
+    network: Any  # a ResidualVelocity, or a module with its methods
     times: tuple[float, ...] = eqx.field(static=True)
 
     @property

@@ -5,7 +5,6 @@ to the target, so that the target is near a standard normal in y, which is easie
 """
 
 from abc import abstractmethod
-from typing import Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -39,7 +38,7 @@ class AbstractPreconditioner(eqx.Module):
     def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """A A^T v."""
 
-    def moved(self, by: Float[Array, " d"]) -> Self:
+    def moved(self, by: Float[Array, " d"]) -> "AbstractPreconditioner":
         """The same Gaussian elsewhere."""
         return eqx.tree_at(lambda own: own.loc, self, self.loc + by)
 

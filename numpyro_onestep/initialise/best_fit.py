@@ -63,7 +63,7 @@ class Fit(NamedTuple):
 
 
 def best_fit(
-    potential: Potential, starts: Iterable[Float[Array, " d"]], rng_key: PRNGKeyArray
+    potential: Potential, starts: Iterable[Float[Any, " d"]], rng_key: PRNGKeyArray
 ) -> Fit:
     """The best fit, from the first start and from each that descends to a lower energy.
 
@@ -85,9 +85,7 @@ def best_fit(
     return best
 
 
-def fit_preconditioner(
-    potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
-) -> Fit:
+def fit_preconditioner(potential: Potential, start: Float[Any, " d"], rng_key: PRNGKeyArray) -> Fit:
     """Fit the Gaussian preconditioner to a target, from one point of finite density.
 
     Up to 512 dimensions by batch and match.  In more, by batch and match of independent
@@ -103,7 +101,7 @@ def fit_preconditioner(
     return best if np.isfinite(float(best.elbo)) else _laplace(potential, start, rng_key)
 
 
-def compile_ahead(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray) -> None:
+def compile_ahead(potential: Potential, start: Float[Any, " d"], rng_key: PRNGKeyArray) -> None:
     """Begin to compile what `fit_preconditioner` will need from a start of such a shape."""
     points = np.stack([np.asarray(start)] * len(_START_STEPS))
     _matched.ahead(potential, _narrow(points), np.asarray(0), rng_key)
@@ -143,9 +141,9 @@ def _full(potential: Potential, points: Float[np.ndarray, "s d"], rng_key: PRNGK
 
 def _narrow(points: Any) -> GaussianPreconditioner:
     """A small Gaussian about each point."""
-    d, dtype = points.shape[1], points.dtype
-    scales: Any = np.stack([_FIRST_SCALE * np.eye(d, dtype=dtype)] * len(points))
-    return GaussianPreconditioner(points, scales)
+    scale = jnp.asarray(_FIRST_SCALE * np.eye(points.shape[1], dtype=points.dtype))
+    each = [GaussianPreconditioner(jnp.asarray(point), scale) for point in points]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 
 def _curved(potential: Potential, best: Fit, rng_key: PRNGKeyArray) -> Fit:

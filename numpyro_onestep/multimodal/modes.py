@@ -1,6 +1,6 @@
 """Modes of a target, found without the flow: descents from many starts, Laplace at each end."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class Modes(NamedTuple):
     ends: Float[np.ndarray, "n d"]  # the start, and where descents ended; from afar, arrived
 
 
-def find_modes(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray) -> Modes:
+def find_modes(potential: Potential, start: Float[Any, " d"], rng_key: PRNGKeyArray) -> Modes:
     """Descend from around `start` at several distances, and keep what is a minimum."""
     d = start.size
     minima, ends = _Minima.none(d), [np.asarray(start, np.float64)[None]]
@@ -93,12 +93,12 @@ def find_modes(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKey
     return minima.modes(np.concatenate(ends))
 
 
-def compile_ahead(potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray) -> None:
+def compile_ahead(potential: Potential, start: Float[Any, " d"], rng_key: PRNGKeyArray) -> None:
     """Begin to compile what `find_modes` will need from a start of such a shape."""
     _descents.ahead(potential, np.asarray(start), np.ones_like(start), rng_key, np.asarray(0))
 
 
-def unseen(times_found: list[int]) -> float:
+def unseen(times_found: list[Any]) -> float:
     """How many kinds were not found, from how many were found once and twice.
 
     Chao, "Nonparametric estimation of the number of classes in a population", Scand. J. Statist.

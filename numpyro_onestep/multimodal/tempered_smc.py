@@ -10,7 +10,7 @@ Each particle meets the barriers while they are still low, and a mode too small 
 is there from the start.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def require_explorable(d: int) -> None:
 
 def explore(
     potential: Potential,
-    start: Float[Array, " d"],
+    start: Float[Any, " d"],
     preconditioner: GaussianPreconditioner,
     rng_key: PRNGKeyArray,
     num_particles: int = 4000,

@@ -24,7 +24,7 @@ from numpyro_onestep.flow.base_distribution import standard_normal_log_density
 class Path(NamedTuple):
     """States of one path at times T, ..., 0 and its log weight (nats)."""
 
-    states: Float[Array, "K+1 d"]
+    states: Float[Array, "times d"]
     log_weight: Float[Array, ""]
 
 
@@ -58,7 +58,7 @@ def simulate(
 
 def path_loss(
     flow: FlowMap, potential: PreconditionedPotential, z: Float[Array, "n d"], rng_key: PRNGKeyArray
-) -> tuple[Float[Array, ""], Float[Array, "n K+1 d"]]:
+) -> tuple[Float[Array, ""], Float[Array, "n times d"]]:
     """E[-log w] over a batch (nats), and the states visited, for the other losses to train on."""
     keys = jr.split(rng_key, z.shape[0])
     paths = jax.vmap(lambda start, key: simulate(flow, potential, start, key))(z, keys)

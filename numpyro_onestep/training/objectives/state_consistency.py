@@ -45,7 +45,7 @@ def dyadic_intervals(flow: FlowMap) -> Interval:
 
 
 def state_consistency_loss(
-    student: FlowMap, teacher: FlowMap, states: Float[Array, "n K+1 d"]
+    student: FlowMap, teacher: FlowMap, states: Float[Array, "n times d"]
 ) -> Float[Array, ""]:
     """Mean squared difference of velocities, summed over coordinates, over all dyadic intervals."""
     intervals = dyadic_intervals(student)

@@ -18,7 +18,7 @@ from numpyro_onestep.training.objectives.state_consistency import dyadic_interva
 def volume_consistency_loss(
     student: FlowMap,
     teacher: FlowMap,
-    states: Float[Array, "n K+1 d"],
+    states: Float[Array, "n times d"],
     rng_key: PRNGKeyArray,
     num_states: int,
 ) -> Float[Array, ""]:
