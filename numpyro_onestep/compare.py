@@ -1,4 +1,4 @@
-"""Side by side with NUTS: one model and its data, every mean and spread, both times."""
+"""Side by side with NUTS: one model and its data, every mean and standard deviation, both times."""
 
 import time
 from dataclasses import dataclass

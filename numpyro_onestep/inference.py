@@ -60,7 +60,7 @@ from numpyro_onestep.training import loop
 _ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
 # Starts beside the first that the preconditioner's fit descends from.
 _MOST_OTHER_STARTS = 3
-# Where modes that the draws do not reach hold so many times their mass, the run was in the wrong
+# Where modes that the draws do not reach hold this many times their mass, the run was in the wrong
 # place, and is made again from the heaviest of these.
 _ELSEWHERE = 100.0
 

@@ -40,7 +40,7 @@ def measure(name: str, seed: int) -> Row:
     mean, _, size = posterior.reference()
     # This is the noise of a mean. For a log standard deviation it leaves room for tails that are
     # heavier than a Gaussian's.
-    noise = np.sqrt(1 / sampler.settings.num_samples + 1 / size)
+    noise = np.sqrt(1 / sampler.settings.draws.num_samples + 1 / size)
     errors = posterior.errors(sampler.get_samples())
     wrong = not max(errors.values()) < TOLERANCE + 3 * noise
     return {

@@ -166,7 +166,7 @@ def _seconds_to_reach(row: Row, elbo: float) -> float:
     reaches it, before the learning rate is lowered.
     """
     parts = row["seconds_by_part"]
-    spent = parts["initialisation"] + parts["base"]
+    spent = parts["initialisation"] + parts.get("preconditioner", parts.get("base"))
     if row["base_elbo"] >= elbo:
         return spent
     if row["num_flow_steps"] > 1:  # an attempt with one step came before, and took time too

@@ -26,8 +26,8 @@ from numpyro_onestep.target.precision import energies
 
 # Descents begin at these distances from where the model starts, in its own units, ...
 _AROUND = (1.0, 3.0, 10.0, 30.0) * 2 + (100.0, 300.0)
-# ... and beside the preconditioner's centre, one coordinate moved by so many standard deviations to
-# either side.
+# ... and beside the preconditioner's centre, where one coordinate is moved by this many standard
+# deviations to either side.
 _BESIDE = (8.0, 16.0) * 5
 # This many descents are made in any case, the rest while they take less than this fraction of the
 # time that training took.
@@ -42,8 +42,8 @@ _NUM_REFERENCE, _NUM_JUDGED = 2000, 500
 _FEWEST_DRAWS = 50  # of fewer the distances say too little
 # The distance of a point is that to its fifth nearest draw after the nearest.
 _NEIGHBOUR = 5
-# An end is away from the draws if its distance is so many times what this fraction of the judged
-# draws have.  (Not all of them: a few may have strayed into the very mode that is missing.)
+# An end is away from the draws if its distance is the first number times the distance that the
+# second, a fraction, of the judged draws stay below.  (Not all of them: a few may have strayed into the very mode that is missing.)
 _AWAY = 1.2
 _USUAL = 0.99
 # Nats.  A minimum so far above the draws' mean energy, the width of its basin allowed for, holds no

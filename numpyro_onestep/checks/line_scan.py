@@ -201,7 +201,7 @@ def _along(potential, draws, points, j: int) -> tuple[np.ndarray, np.ndarray]:
     """U and its slope along coordinate j, at the points of each draw's line."""
     energy, slope = [], []
     for begin in range(0, len(draws), _GROUP):
-        # The program is compiled for so many lines: some may be looked at twice.
+        # The program is compiled for this many lines: some may be looked at twice.
         lines = np.resize(np.arange(begin, min(begin + _GROUP, len(draws))), _GROUP)
         found = _along_some(potential, draws[lines], points[lines], np.asarray(j))
         for values, part in zip((energy, slope), found, strict=True):

@@ -63,7 +63,7 @@ class FlowMap(eqx.Module):
         return jnp.asarray(times[:-1], self.dtype), jnp.asarray(times[:-1] - times[1:], self.dtype)
 
     def __call__(self, z: Float[Array, " d"], num_steps: int = 1) -> Float[Array, " d"]:
-        """The k-step map: whitened posterior draws from base noise z."""
+        """The k-step map: whitened posterior draws from draws z of the base distribution."""
         taus, sizes = self.schedule(num_steps)
         if num_steps == 1:
             return self.step(z, taus[0], sizes[0])

@@ -30,7 +30,7 @@ class EvidenceInterval(NamedTuple):
 
     The lower one needs only that the map is injective.  The upper one holds as far as the chains'
     ends are draws of the posterior.  It is infinite where the map's inverse does not find more than
-    one in a thousand of them; up to so many are left out, and with them what they would add.
+    one in a thousand of them; up to this many are left out, and with them what they would add.
     """
 
     lower: float

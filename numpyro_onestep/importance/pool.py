@@ -26,7 +26,7 @@ from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow import FlowDistribution
 from numpyro_onestep.flow.base_distribution import inflated_scale
 
-# Base draws are made in powers of two, and at least so many where that takes no more numbers than
+# Base draws are made in powers of two, and at least 2^16 where that takes no more numbers than
 # the second figure (128 MiB in single precision).  JAX's random numbers are the same however many
 # are made after them.
 _FEWEST_BASE_DRAWS, _MOST_NUMBERS = 2**16, 2**25

@@ -109,7 +109,7 @@ def axis_names(axes: Axes, shape: Sequence[int]) -> list[str | None]:
 
 
 def _plates_at(axes: Axes, shape: Sequence[int], event_dim: int) -> tuple[dict[int, str], bool]:
-    """The plates' axes if the event has so many, and whether all sizes can be meant so."""
+    """The plates' axes if the event has this many, and whether all sizes can be meant so."""
     found, is_possible = {}, True
     for name, dim, size in axes.plates:
         axis = len(shape) - event_dim + dim

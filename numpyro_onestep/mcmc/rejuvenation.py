@@ -25,8 +25,8 @@ _STEP_SIZES = (0.08, 0.45)
 _STEP_SIZE_DIM = 50
 # A smaller change of a log standard deviation does not matter.
 _SMALLEST_CHANGE = 0.04
-# A change of so many standard errors is worth another round, and of so many is proof that the
-# draws were wrong.
+# A change of 2.5 standard errors is worth another round, and one of 4 is proof that the draws were
+# wrong.
 _SUSPECTED, _PROVEN = 2.5, 4.0
 # In many coordinates noise alone exceeds 2.5 standard errors somewhere.  There the limit is what
 # noise exceeds in one run in ten.
@@ -67,7 +67,7 @@ def rejuvenate(
 def change_of_scale(
     before: Float[Any, "n d"], after: Float[Any, "n d"], num_errors: float
 ) -> float:
-    """Largest change of a log standard deviation of at least so many standard errors, else zero.
+    """Largest change of a log standard deviation of at least this many standard errors, else zero.
 
     The standard error is that of the difference of two means over the same chains: a draw
     contributes half its squared deviation, in units of the variance.  Values far beyond the middle
@@ -92,7 +92,7 @@ def move(
     num_steps: int,
     block: int = BLOCK,
 ) -> Float[np.ndarray, "n d"]:
-    """Where Hamiltonian Monte Carlo leads from each draw in so many steps of eight leapfrogs."""
+    """Where Hamiltonian Monte Carlo leads from each draw in this many steps of eight leapfrogs."""
     factor = min(1.0, (_STEP_SIZE_DIM / x.shape[1]) ** 0.25)
     smallest, largest = (factor * size for size in _STEP_SIZES)
     return hmc(potential, x, rng_key, num_steps, (smallest, largest), block)[0]

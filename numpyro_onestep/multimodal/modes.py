@@ -26,19 +26,19 @@ _FAR = 1000.0
 _MULTIPLES = (0.3, 0.5, 0.5, 1.0, 2.0)
 _STARTS_PER_SCALE = 80
 _DESCENT_STEPS = 100
-# Rounds end once so many in a row have found nothing new.  In few dimensions a mode narrower than
+# Rounds end once this many in a row have found nothing new.  In few dimensions a mode narrower than
 # the rest still has a basin that can be hit, so more quiet rounds are asked for there: 300 / d, at
 # most 30.
 _QUIET_ROUNDS, _QUIET_ROUNDS_1D, _MOST_QUIET_ROUNDS = 3, 300, 30
-# But never so many times as many rounds in all.
+# But never this many times as many rounds in all.
 _MOST_ROUNDS_FACTOR = 4
 # The larger number of quiet rounds is asked for only while descents are short: until the longest
-# of each batch have taken so many steps together.
+# of each batch have taken this many steps together.
 _CHEAP_STEPS = 2500
 # And rounds go on while by Chao's estimate more than this many modes are left to be found.
 _LEFT_TO_FIND = 0.5
 _ENOUGH_MODES = 256  # beyond which more would not be listed
-# Two ends are one mode within so many standard deviations of the Gaussian at the better one.
+# Two ends are one mode within this many standard deviations of the Gaussian at the better one.
 _SAME = 2.0
 # A descent has reached a minimum when a Newton step would move it by less than this, in those
 # standard deviations.

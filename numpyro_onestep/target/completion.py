@@ -31,7 +31,7 @@ PERIOD = 2 * math.pi
 # Copies on either side whose weight is more than nothing.
 _COPIES = 4
 _NUM_POINTS = 8
-# Directions are looked for among so many coordinates at most; a singular value of the gradients,
+# Directions are looked for among this many coordinates at most; a singular value of the gradients,
 # a row each and of length one, is zero below this, if steps of such lengths change nothing.
 _MOST_CANDIDATES = 512
 _ZERO = 1e-4

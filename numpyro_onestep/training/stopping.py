@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-# Convergence is not judged before so many: the bound is there long before the tails are right.
+# Convergence is not judged before this many: the bound is there long before the tails are right.
 FEWEST_STEPS = 1000
 # It is judged sooner where so little is to be gained (nats): such a flow has next to no tails.
 _NEGLIGIBLE_GAP = 0.002
@@ -26,7 +26,7 @@ _LARGEST_TOLERANCE = 4  # times the setting
 _LARGE_GAP = 0.25
 # Of all steps that are allowed, the fraction that is kept for cooling.
 _COOLING_FRACTION = 1 / 3
-# Iterations have lost what was there if their ELBO is so many nats and standard errors too low.
+# Iterations have lost what was there if their ELBO is this many nats and standard errors too low.
 _BELOW, _BELOW_ERRORS = 0.05, 4.0
 # A step after which the map folds at more than this fraction of the batch is undone, and the next
 # ones are this much smaller.
