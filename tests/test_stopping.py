@@ -1,6 +1,7 @@
 """When training ends and what is undone: pure functions of the losses."""
 
 import math
+from itertools import pairwise
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,7 @@ def losses_of(num: int, rise: float = 0.0, deviation: float = 0.01, at: float = 
     Every quarter has the same quantiles, so that what is judged is known and not a matter of luck.
     """
     ends = [num * quarter // 4 for quarter in range(5)]
-    quarters = [even_noise(end - begin) for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+    quarters = [even_noise(end - begin) for begin, end in pairwise(ends)]
     steady = at - rise * (np.arange(num) >= ends[3])
     return steady + deviation * np.concatenate(quarters)
 
