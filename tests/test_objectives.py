@@ -126,11 +126,12 @@ def test_consistency_losses_do_not_move_the_teacher():
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
-def test_the_force_is_the_gradient_of_log_q_minus_log_p(x64, num_steps):
-    flow = random_flow(DIM, jr.key(0), num_grid_steps=4)
-    target = correlated_gaussian(DIM)
-    distribution, potential = unconditioned(flow, target, num_steps=num_steps)
-    z = jr.normal(jr.key(1), (DIM,))
+@pytest.mark.parametrize(("dim", "width"), [(3, 16), (20, 8)], ids=["dense", "thin"])
+def test_the_force_is_the_gradient_of_log_q_minus_log_p(x64, dim, width, num_steps):
+    flow = random_flow(dim, jr.key(0), width=width, num_grid_steps=4)
+    target = correlated_gaussian(dim)
+    distribution, potential = unconditioned(flow, target, dim, num_steps)
+    z = jr.normal(jr.key(1), (dim,))
 
     @jax.jit
     def expected(z):
