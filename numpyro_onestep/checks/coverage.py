@@ -43,7 +43,8 @@ _FEWEST_DRAWS = 50  # of fewer the distances say too little
 # The distance of a point is that to its fifth nearest draw after the nearest.
 _NEIGHBOUR = 5
 # An end is away from the draws if its distance is the first number times the distance that the
-# second, a fraction, of the judged draws stay below.  (Not all of them: a few may have strayed into the very mode that is missing.)
+# second, a fraction, of the judged draws stay below.  (Not all of them: a few may have strayed into
+# the very mode that is missing.)
 _AWAY = 1.2
 _USUAL = 0.99
 # Nats.  A minimum so far above the draws' mean energy, the width of its basin allowed for, holds no
