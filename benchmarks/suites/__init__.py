@@ -5,6 +5,7 @@ from benchmarks.suites.base import Suite
 from benchmarks.suites.corrections import Corrections
 from benchmarks.suites.held_out import HeldOut
 from benchmarks.suites.high_dimension import HighDimension
+from benchmarks.suites.import_time import ImportTime
 from benchmarks.suites.mixtures import Mixtures
 from benchmarks.suites.multimodal import Multimodal
 from benchmarks.suites.paper import Paper
@@ -27,5 +28,6 @@ SUITES: dict[str, Suite] = {
         Ablation(),
         StepBudgets(),
         Resampling(),
+        ImportTime(),
     )
 }
