@@ -13,6 +13,7 @@ from scipy.integrate import quad
 
 from numpyro_onestep import OneStep, OneStepWarning
 from numpyro_onestep.multimodal.modes import find_modes
+from numpyro_onestep.target import Potential
 
 MEANS = 6.0 * jnp.array([[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)], jnp.float32)
 WEIGHTS = jnp.arange(1, 10) / 45
@@ -114,7 +115,7 @@ def test_training_into_one_mode_is_warned_of(num_samples):
 def test_modes_far_beyond_the_first_starts_are_found():
     """Forty modes up to a thousand from the start, hundreds of widths apart."""
     loc = jr.uniform(jr.key(0), (40, 2), minval=-1000.0, maxval=1000.0)
-    potential = gaussians(loc, 5.0)
+    potential = Potential.of(gaussians(loc, 5.0), None, jnp.zeros(2))
     for seed in range(3):
         modes = find_modes(potential, jnp.zeros(2), jr.key(seed))
         nearest = np.argmin(((modes.loc[:, None] - np.asarray(loc)) ** 2).sum(-1), axis=1)
@@ -124,7 +125,7 @@ def test_modes_far_beyond_the_first_starts_are_found():
 def test_modes_narrower_than_the_rest_are_looked_for():
     """The narrowest of nine in three dimensions has one descent in a thousand, or fewer."""
     loc = jr.uniform(jr.key(1), (9, 3), minval=-40.0, maxval=40.0)
-    potential = gaussians(loc, jnp.geomspace(0.3, 3.0, 9))
+    potential = Potential.of(gaussians(loc, jnp.geomspace(0.3, 3.0, 9)), None, jnp.zeros(3))
     for seed in range(5):
         modes = find_modes(potential, jnp.zeros(3), jr.key(seed))
         nearest = np.argmin(((modes.loc[:, None] - np.asarray(loc)) ** 2).sum(-1), axis=1)

@@ -157,7 +157,7 @@ def _difference(column, at, weight) -> float:
         expected = 1 / _NUM_BINS if 0 < index <= _NUM_BINS else 0.0
         error = fraction.std() / root
         found.append(_counted(fraction.mean() - expected, error, _LARGEST_FRACTION))
-    return max(found)
+    return float(max(found))
 
 
 def _counted(difference: float, error: float, limit: float) -> float:

@@ -195,7 +195,7 @@ def _is_sound(evidence: Evidence) -> bool:
 
 def is_good(evidence: Evidence, scan: Scan | None = None) -> bool:
     """Whether weights, and what lines through the draws show, are as they should be."""
-    return _is_sound(evidence) and (scan is None or scan.off <= 1)
+    return _is_sound(evidence) and (scan is None or bool(scan.off <= 1))
 
 
 def _tail_doubts(
