@@ -1,5 +1,5 @@
 # make demo   set everything up and run the eight-schools example
-# make test   set everything up and run the tests
+# make test   set everything up and run the tests (ARGS=... goes to pytest)
 # make lint   set everything up and run linter, format check and type check
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/eight_schools.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n logical --maxprocesses 8
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

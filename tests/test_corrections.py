@@ -54,6 +54,7 @@ def _funnel(x):
     return x[0] ** 2 / 4.5 + 0.5 * jnp.sum(x[1:] ** 2) * jnp.exp(-x[0]) + 2 * x[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("potential", "statistic", "mean", "sd", "start"),
     [

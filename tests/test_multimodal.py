@@ -90,6 +90,7 @@ def sign_ambiguity(x, y):
     numpyro.sample("y", dist.Normal(a * b * x, 0.5), obs=y)
 
 
+@pytest.mark.slow
 def test_a_model_with_two_signs():
     x = jnp.linspace(-1, 1, 30)
     y = 3.0 * x
@@ -132,6 +133,7 @@ def test_modes_narrower_than_the_rest_are_looked_for():
         assert len(set(nearest)) == 9
 
 
+@pytest.mark.slow
 def test_rare_modes_hundreds_of_widths_apart():
     """No grid of them: a product of mixtures would have a fourth, where the target has nothing."""
     loc = jnp.array([[0.0, 0.0], [1000.0, 0.0], [0.0, -500.0]])
