@@ -60,7 +60,10 @@ def num_kept(name):
         (4, {"num_flow_steps": 2}, ["run_chunk", "_sample_base", "_weigh", "_matched"], []),
         (5, {"correction": None}, ["run_chunk", "_sample_base", "_weigh", "_matched"], []),
         # Its base distribution is not known until particles have looked for modes.
-        (6, {"multimodal": True}, ["_matched", "_descents"], ["run_chunk", "_weigh"]),
+        pytest.param(
+            *(6, {"multimodal": True}, ["_matched", "_descents"], ["run_chunk", "_weigh"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_first_run_compiles_each_program_once_and_ahead(d, settings, ahead, later, caplog):

@@ -14,6 +14,7 @@ from numpyro_onestep import OneStep, OneStepWarning
 from numpyro_onestep.checks.line_scan import scan_lines
 from numpyro_onestep.importance.evidence import tail_mass
 from numpyro_onestep.target import Potential
+from numpyro_onestep.target.completion import find_completion
 
 
 def run(model, *args, **settings):
@@ -247,3 +248,19 @@ def test_the_mass_of_a_tail_is_counted_in_shares(k):
     beyond = np.log(high / low) if power == 0 else (high**power - low**power) / power
     assert tail_mass(np.log(weights), k) == pytest.approx(scale * beyond, rel=0.1)
     assert tail_mass(np.log(1 + 1e-6 * weights), k) < 1e-4
+
+
+def test_a_far_start_whose_energy_hides_differences_makes_nothing_periodic():
+    # At the start U is 1e6, which single precision keeps to 0.06 nats: rounding of its terms would
+    # explain that the wide coordinates are the same one period on, or that nothing depends on them.
+    rng = np.random.default_rng(0)
+    loc, scale = 5 * rng.standard_normal(60), np.exp(rng.uniform(-2, 2, 60))
+    loc[:20], scale[:20] = 1e3, 0.5
+    centre, unit = jnp.asarray(loc, jnp.float32), jnp.asarray(scale, jnp.float32)
+
+    def potential(x):
+        return 0.5 * jnp.sum(((x - centre) / unit) ** 2)
+
+    assert (
+        find_completion(potential, np.zeros(60, np.float32), jr.key(0), np.ones(60, bool)) is None
+    )

@@ -213,15 +213,20 @@ def test_the_data_of_a_run_stay_its_own():
     np.testing.assert_allclose(data["log_likelihood"]["y"], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("again", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy])
-def test_a_sampler_that_has_run_can_be_copied(again):
+@pytest.fixture(scope="module")
+def ran():
     sampler = OneStep(normal, **QUICK)
     sampler.run(jr.key(0), Y)
-    other = again(sampler)
-    np.testing.assert_array_equal(other.get_samples()["mu"], sampler.get_samples()["mu"])
-    ours, theirs = (s.sample(jr.key(1), 5)["mu"] for s in (sampler, other))
+    return sampler
+
+
+@pytest.mark.parametrize("again", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy])
+def test_a_sampler_that_has_run_can_be_copied(again, ran):
+    other = again(ran)
+    np.testing.assert_array_equal(other.get_samples()["mu"], ran.get_samples()["mu"])
+    ours, theirs = (s.sample(jr.key(1), 5)["mu"] for s in (ran, other))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-    assert other.elbo == sampler.elbo
+    assert other.elbo == ran.elbo
     assert other.to_inference_data()["log_likelihood"]["y"].shape == (1, 400, 3)
 
 

@@ -133,7 +133,8 @@ def _stays(potential: Any, at: Any, along: Any, slope: Any, sizes: Any) -> Bool[
     signed = np.concatenate([sizes, np.negative(sizes)])
     points = (at + signed[:, None, None] * along).reshape(-1, at.size).astype(at.dtype)
     expected = (signed[:, None] * slope).ravel().astype(at.dtype)
-    changed = np.asarray(_changed(potential, at, points, expected))
+    directions = np.tile(along, (len(signed), 1)).astype(at.dtype)
+    changed = np.asarray(_changed(potential, at, points, directions, expected))
     return np.logical_not(changed.reshape(len(signed), len(along)).any(0))
 
 
@@ -147,13 +148,24 @@ def _probe(potential: Any, points: Float[Array, "n d"]):
 
     def repeats(x):
         energy, gradient = jax.value_and_grad(potential)(x)
-        moved = jax.lax.map(lambda j: potential(x.at[j].add(PERIOD)), jnp.arange(x.size))
+
+        def one_period_on(j):
+            energy, gradient = jax.value_and_grad(potential)(x.at[j].add(PERIOD))
+            return energy, gradient[j]
+
+        moved, slope = jax.lax.map(one_period_on, jnp.arange(x.size))
         # A period on moves the argument by a rounded amount: that costs what the slope makes of it.
         same = jnp.abs(moved - energy) < _slack(energy, jnp.abs(gradient) * (1 + jnp.abs(x)))
-        return same | ~jnp.all(jnp.isfinite(gradient)) | ~jnp.isfinite(energy)
+        valid = jnp.all(jnp.isfinite(gradient)) & jnp.isfinite(energy)
+        return same | ~valid, jnp.where(valid, jnp.abs(slope - gradient), 0.0)
 
     _, gradient = map_in_batches(at, points, 16)
-    return gradient, jnp.all(jax.vmap(repeats)(points[:_NUM_POINTS]), axis=0)
+    same, change = jax.vmap(repeats)(points[:_NUM_POINTS])
+    # Where the energy is large its rounding hides a difference of many nats, but not that the slope
+    # is another one period on.
+    steepest = jnp.max(jnp.abs(jnp.where(jnp.isfinite(gradient), gradient, 0.0)), axis=0)
+    is_same_slope = change <= _ROUNDING * jnp.finfo(points.dtype).eps * steepest
+    return gradient, jnp.all(same & is_same_slope, axis=0)
 
 
 @compiled
@@ -161,17 +173,27 @@ def _changed(
     potential: Any,
     x: Float[Array, " d"],
     points: Float[Array, "n d"],
+    directions: Float[Array, "n d"],
     expected: Float[Array, " n"],
 ):
-    """Whether U at each point differs from that at x by more than expected and rounding explain."""
+    """Whether U at each point differs from that at x by more than expected and rounding explain.
+
+    So it does where the slope in the direction from x to the point is another one: where the energy
+    is large, its rounding would hide that.
+    """
     energy, gradient = jax.value_and_grad(potential)(x)
+    rounding = _ROUNDING * jnp.finfo(energy.dtype).eps
 
-    def one(point_and_expected):
-        point, more = point_and_expected
+    def one(parts):
+        point, direction, more = parts
+        new, slope = jax.value_and_grad(potential)(point)
         size = jnp.sum(jnp.abs(gradient) * (1 + jnp.abs(point)))
-        return ~(jnp.abs(potential(point) - energy - more) < _slack(energy, size))
+        same = jnp.abs(new - energy - more) < _slack(energy, size)
+        steepness = (jnp.abs(gradient) + jnp.abs(slope)) @ jnp.abs(direction)
+        same &= jnp.abs((slope - gradient) @ direction) <= rounding * steepness
+        return ~same
 
-    return map_in_batches(one, (points, expected), 16)
+    return map_in_batches(one, (points, directions, expected), 16)
 
 
 def _slack(energy, size):
