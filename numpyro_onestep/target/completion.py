@@ -163,7 +163,8 @@ def _probe(potential: Any, points: Float[Array, "n d"]):
     same, change = jax.vmap(repeats)(points[:_NUM_POINTS])
     # Where the energy is large its rounding hides a difference of many nats, but not that the slope
     # is another one period on.
-    steepest = jnp.max(jnp.abs(jnp.where(jnp.isfinite(gradient), gradient, 0.0)), axis=0)
+    finite = jnp.nan_to_num(gradient, posinf=0.0, neginf=0.0)
+    steepest = jnp.max(jnp.abs(finite), axis=0)
     is_same_slope = change <= _ROUNDING * jnp.finfo(points.dtype).eps * steepest
     return gradient, jnp.all(same & is_same_slope, axis=0)
 
