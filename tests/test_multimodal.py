@@ -15,6 +15,9 @@ from numpyro_onestep import OneStep, OneStepWarning
 from numpyro_onestep.multimodal.modes import find_modes
 from numpyro_onestep.target import Potential
 
+# Whole runs that depend on no version.
+pytestmark = pytest.mark.slow
+
 MEANS = 6.0 * jnp.array([[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1)], jnp.float32)
 WEIGHTS = jnp.arange(1, 10) / 45
 
@@ -90,7 +93,6 @@ def sign_ambiguity(x, y):
     numpyro.sample("y", dist.Normal(a * b * x, 0.5), obs=y)
 
 
-@pytest.mark.slow
 def test_a_model_with_two_signs():
     x = jnp.linspace(-1, 1, 30)
     y = 3.0 * x
@@ -133,7 +135,6 @@ def test_modes_narrower_than_the_rest_are_looked_for():
         assert len(set(nearest)) == 9
 
 
-@pytest.mark.slow
 def test_rare_modes_hundreds_of_widths_apart():
     """No grid of them: a product of mixtures would have a fourth, where the target has nothing."""
     loc = jnp.array([[0.0, 0.0], [1000.0, 0.0], [0.0, -500.0]])

@@ -16,6 +16,9 @@ from numpyro_onestep.importance.evidence import tail_mass
 from numpyro_onestep.target import Potential
 from numpyro_onestep.target.completion import find_completion
 
+# Whole runs that depend on no version.
+pytestmark = pytest.mark.slow
+
 
 def run(model, *args, **settings):
     sampler = OneStep(model, progress_bar=False, **settings)
@@ -75,7 +78,6 @@ def test_a_factor_of_minus_infinity_at_a_boundary():
     assert sampler.messages == []
 
 
-@pytest.mark.slow
 def test_a_change_point():
     y = np.concatenate([np.zeros(10), np.full(12, 1.5)]) + np.random.default_rng(3).normal(size=22)
 
@@ -178,7 +180,6 @@ def test_missing_values_given_by_a_mask():
     assert abs(sampler.log_evidence - float(exact)) < 0.01
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("concentration", [0.0, 3.0])
 @pytest.mark.parametrize("multimodal", [False, True])
 def test_an_angle_on_the_whole_line(concentration, multimodal):
