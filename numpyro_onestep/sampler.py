@@ -36,6 +36,7 @@ class OneStep:
     model's arguments, then `get_samples`.  `run` fits a Gaussian preconditioner, trains a one-step
     flow on the model's own log density, weighs a pool of draws by their exact density and
     resamples it.  The method is that of arXiv 2512.05251; docs/method.md says where it differs.
+    A method that reads results raises a RuntimeError while there are none.
 
     Args:
         model: a NumPyro model with continuous latent sites.
@@ -90,10 +91,9 @@ class OneStep:
         """Train on the model's log density, then draw and weigh.
 
         The same key, model, arguments and settings give bit-identical draws on the same machine.
-        The model is traced anew at every run, so that a run always sees the current values of
-        everything that the model reads; a second run with arrays of the same shapes compiles
-        nothing.  An interrupt (Ctrl-C) during training ends the training, and the draws come from
-        the flow as it is then.
+        The model is traced anew, so that a run sees the current values of all that the model reads;
+        a second run with arrays of the same shapes compiles nothing.  An interrupt (Ctrl-C) ends
+        the training, and the draws come from the flow as it is then.
 
         Args:
             rng_key: a JAX random key.
@@ -103,8 +103,7 @@ class OneStep:
             **kwargs: the model's keyword arguments.
 
         Raises:
-            TypeError: `rng_key` is no JAX random key, or the run is inside a JAX transformation
-                such as `jax.jit`.
+            TypeError: `rng_key` is no JAX random key, or the run is inside `jax.jit` or the like.
             ValueError: no latent site, a discrete latent site, no starting point of finite
                 density, no `init_params` or model arguments with a `potential_fn`, `init_params`
                 of wrong shape, or `multimodal` in more than 128 dimensions.
@@ -145,18 +144,14 @@ class OneStep:
     def get_samples(self, group_by_chain: bool = False) -> PyTree:
         """Equally weighted posterior draws: `{site: (num_samples, *shape)}`.
 
-        The draws are constrained, and deterministic sites are included; with `potential_fn`, they
-        are a pytree like `init_params`.  The setting `correction` says how they are made from the
-        pool.  By default they are resampled by the smoothed weights, and moved by HMC rejuvenation
-        where those weights are heavy-tailed (`num_rejuvenation_steps`).
+        The draws are constrained, with deterministic sites; with `potential_fn`, they are a pytree
+        like `init_params`.  By default they are resampled from the pool by its smoothed weights,
+        and moved by HMC rejuvenation where those are heavy-tailed (settings `correction` and
+        `num_rejuvenation_steps`).
 
         Args:
-            group_by_chain: put an axis of chains first, as MCMC does:
-                `{site: (num_chains, num_samples / num_chains, *shape)}`, with four chains for
-                `"imh"` and `"nuts"`, else one. Default False.
-
-        Raises:
-            RuntimeError: as `result`.
+            group_by_chain: put an axis of chains first, as MCMC does: four chains of
+                `num_samples / 4` draws with `"imh"` and `"nuts"`, else one. Default False.
         """
         result = self.result
         if not group_by_chain:
@@ -166,28 +161,18 @@ class OneStep:
         return jax.tree.map(lambda leaf: leaf.reshape(num, each, *leaf.shape[1:]), result.samples)
 
     def get_weighted_samples(self) -> tuple[PyTree, Float[np.ndarray, " pool"]]:
-        """All draws of the pool, and their exact log weights (nats, unsmoothed).
+        """All draws of the pool, `{site: (pool_size, *shape)}`, and their exact log weights.
 
         Nine in ten are the flow's own draws, the last tenth are inflated draws (none with
         `correction=None`).  All are weighed against the density of the mixture of both; the log of
-        the mean weight estimates the log evidence.
-
-        Returns:
-            `{site: (pool_size, *shape)}` as in `get_samples`, and log weights `(pool_size,)`:
-            minus infinity where the density is zero or not a number.
-
-        Raises:
-            RuntimeError: as `result`.
+        the mean weight estimates the log evidence.  Log weights (nats, unsmoothed) are minus
+        infinity where the density is zero or not a number.
         """
         result = self.result
         return result.problem.constrain(result.pool.x), without_nan(result.pool.log_weight)
 
     def get_pool(self) -> Pool:
-        """The pool on R^d: draws with the log densities of target, flow and pool (nats).
-
-        Raises:
-            RuntimeError: as `result`.
-        """
+        """The pool on R^d: draws with the log densities of target, flow and pool (nats)."""
         return self.result.pool
 
     def get_posterior(self) -> FlowDistribution:
@@ -196,25 +181,17 @@ class OneStep:
         Its draws are unconstrained vectors `(*sample_shape, d)`, ordered as
         `jax.flatten_util.ravel_pytree` orders a dict of the unconstrained sites; `sample` draws the
         sites themselves.
-
-        Raises:
-            RuntimeError: nothing was trained yet.
         """
         return self._trained().distribution
 
     def get_transform(self) -> FlowTransform:
-        """The trained map as a NumPyro transform: base draws z to unconstrained values x.
-
-        Raises:
-            RuntimeError: nothing was trained yet.
-        """
+        """The trained map as a NumPyro transform: base draws z to unconstrained values x."""
         return self._trained().distribution.transform
 
     def sample(self, rng_key: PRNGKeyArray, num_samples: int) -> PyTree:
         """Further draws from the trained flow: `num_flow_steps` evaluations each, no training.
 
-        These are the flow's own draws, without correction. Where `pareto_k` is above about 0.7,
-        raise `num_samples` in the constructor instead.
+        They are not corrected: where `pareto_k` is above about 0.7, raise `num_samples` instead.
 
         Args:
             rng_key: a JAX random key.
@@ -239,9 +216,9 @@ class OneStep:
 
         Args:
             rng_key: a JAX random key.
-            num_flow_steps: k, a divisor of `num_grid_steps`. The evidence is good only at a
-                budget that the flow was trained for. After the distillation stage that is every
-                budget, after the evidence stage it is `sampler.num_flow_steps`.
+            num_flow_steps: k, a divisor of `num_grid_steps`. Only a budget the flow was trained
+                for is good: after the distillation stage every budget, after the evidence stage
+                `sampler.num_flow_steps`.
             num_draws: draws to weigh, none of them inflated. Default 10000.
 
         Raises:
@@ -269,12 +246,7 @@ class OneStep:
 
         Args:
             rng_key: a JAX random key.
-            num_rejuvenation_steps: steps of each chain; 0 takes the corrected draws as they are.
-                Default 100.
-
-        Raises:
-            RuntimeError: as `result`.
-            TypeError: `rng_key` is no JAX random key.
+            num_rejuvenation_steps: steps of each chain, or 0 for none. Default 100.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -318,8 +290,7 @@ class OneStep:
     def initial_elbo(self) -> float:
         """ELBO of the fitted Gaussian or mixture that the flow started from (nats).
 
-        That of a Gaussian is estimated from 512 draws.  It is the highest of several fits, and so
-        a little too high.
+        It is estimated from 512 draws of a Gaussian, as the highest of several fits: a little high.
         """
         return float(self._trained().fit.elbo)
 
@@ -399,9 +370,6 @@ class OneStep:
 
         Args:
             prob: mass of the highest-density interval. Default 0.9.
-
-        Raises:
-            RuntimeError: as `result`.
         """
         result = self.result
         grouped = flatten_names(self.get_samples(group_by_chain=True))
@@ -412,22 +380,17 @@ class OneStep:
     def to_inference_data(self):
         """The results as ArviZ data: `InferenceData` under ArviZ 0.x, `DataTree` under 1.x.
 
-        The group `posterior` has the dimensions chain, draw and those of the plates.
-        `sample_stats` has `lp`, the unnormalised log density of the unconstrained draw.  Unless
-        HMC rejuvenation moved the draws, it also has `log_q`, the log density of the flow, and
-        `log_weight`, the difference `lp - log_q` (all in nats).  For a model there are
-        `log_likelihood` and `observed_data` as well.  Attributes: `elbo`, `log_evidence`, their
+        Groups: `posterior`, with dimensions chain, draw and the plates'; `sample_stats`, with `lp`,
+        the unnormalised log density of the unconstrained draw, and, unless HMC rejuvenation moved
+        the draws, `log_q`, that of the flow, and `log_weight = lp - log_q` (nats); for a model
+        also `log_likelihood` and `observed_data`.  Attributes: `elbo`, `log_evidence`, their
         standard errors, `pareto_k`, `ess`, times in seconds, versions.
 
-        The axis of a plate has the plate's name, and an event axis that the model names by
-        `infer={"event_dims": [...]}` has that name.  Any other axis is called `<site>_dim_<axis>`,
-        and so is an axis whose name would be that of a variable, or of an axis of another size.  A
-        deterministic site that is a tuple `t` becomes the variables `t.0`, `t.1`, and so on.  A
-        site named `chain` or `draw` gets an underscore after its name, and a slash becomes a dot in
-        a `DataTree`.
-
-        Raises:
-            RuntimeError: as `result`.
+        A plate's axis has the plate's name, and an event axis the name that the model gives it by
+        `infer={"event_dims": [...]}`.  Any other axis is `<site>_dim_<axis>`, as is one whose name
+        would be that of a variable, or of an axis of another size.  A deterministic site that is a
+        tuple `t` becomes the variables `t.0`, `t.1`, and so on.  A site named `chain` or `draw`
+        gets an underscore after its name, and a slash becomes a dot in a `DataTree`.
         """
         # ArviZ is imported here, since its import takes longer than that of all else together.
         from numpyro_onestep.integrations.arviz import from_result

@@ -28,7 +28,7 @@ _MODULATION_WIDTH = 32
 
 
 def silu(x: Array) -> Array:
-    """silu(x) = x / (1 + e^-x), as a function that can be pickled; JAX's jitted one cannot."""
+    """The function x / (1 + e^-x), in a form that can be pickled; JAX's jitted one cannot."""
     return jax.nn.silu(x)
 
 
