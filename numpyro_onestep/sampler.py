@@ -290,7 +290,7 @@ class OneStep:
     def initial_elbo(self) -> float:
         """ELBO of the fitted Gaussian or mixture that the flow started from (nats).
 
-        It is estimated from 512 draws of a Gaussian, as the highest of several fits: a little high.
+        For a Gaussian it is from 512 draws and the highest of several fits, so a little too high.
         """
         return float(self._trained().fit.elbo)
 
