@@ -22,8 +22,8 @@ class Comparison:
     Attributes:
         onestep: draws by name, `(num_samples, *shape)`.
         nuts: draws by name, `(num_chains * num_samples, *shape)`.
-        onestep_seconds: wall time of `OneStep.run`, compilation included.
-        nuts_seconds: wall time of `MCMC.run`, compilation included.
+        onestep_seconds: wall time of `OneStep.run` in seconds, compilation included.
+        nuts_seconds: wall time of `MCMC.run` in seconds, compilation included.
         num_divergences: NUTS transitions that diverged.
         nuts_summary: NumPyro's summary of the NUTS draws by chain.
     """
@@ -36,7 +36,7 @@ class Comparison:
     nuts_summary: dict[str, Any]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a scalar parameter.
+        """One row for each scalar parameter.
 
         Keys: `name`; `mean`, `sd` of OneStep; `nuts_mean`, `nuts_sd`; `mean_error`, the
         difference of means in NUTS standard deviations; `log_sd_error`, the difference of log
@@ -83,11 +83,11 @@ class Comparison:
         return "\n".join(lines)
 
     def plot(self, path=None, max_panels: int = 12):
-        """Marginal densities of both, one panel a parameter.
+        """Marginal densities of OneStep and of NUTS, one panel for each scalar parameter.
 
         Args:
-            path: where to write the picture; None writes nothing.
-            max_panels: show this many parameters at most, the first ones. Default 12.
+            path: where to write the picture; None (default) writes nothing.
+            max_panels: largest number of panels; the first parameters are shown. Default 12.
 
         Returns:
             The matplotlib figure.
@@ -143,12 +143,15 @@ def compare_with_nuts(
 
     Args:
         sampler: a `OneStep` after `run`.
-        rng_key: key for NUTS.
-        num_warmup: warm-up transitions a chain. Default 1000.
-        num_samples: draws a chain. Default 1000.
-        num_chains: chains. Default 4; run as one vectorised batch unless the machine has as many
-            devices.
-        progress_bar: NUTS's own. Default False.
+        rng_key: a JAX random key for NUTS.
+        num_warmup: warm-up transitions of each chain. Default 1000.
+        num_samples: draws of each chain. Default 1000.
+        num_chains: number of chains. They run as one vectorised batch unless the machine has as
+            many devices. Default 4.
+        progress_bar: show the progress bar of NUTS. Default False.
+
+    Returns:
+        The draws of both by name, with wall times in seconds; `print` shows a table.
 
     Raises:
         RuntimeError: the sampler has not run.
@@ -168,7 +171,7 @@ def compare_with_nuts(
         progress_bar=progress_bar,
     )
     if init_params is not None:
-        # MCMC wants a start for each of several chains, and of one chain the start itself.
+        # Of several chains MCMC takes a start for each, of a single chain the start alone.
         copies = (num_chains,) if num_chains > 1 else ()
         init_params = jax.tree.map(
             lambda leaf: jnp.broadcast_to(jnp.asarray(leaf, float), (*copies, *jnp.shape(leaf))),

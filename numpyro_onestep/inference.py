@@ -1,7 +1,7 @@
 """One run, from a target to a result: it puts the steps in order and holds no mathematics.
 
-fit the preconditioner -> (tempered SMC, a mixture) -> train the flow -> weigh a pool -> correct
--> look at the draws.
+The steps: trace the target; fit the preconditioner; with `multimodal=True`, run tempered SMC and
+fit a mixture; train the flow; weigh a pool; correct; check the draws.
 """
 
 import math
@@ -55,16 +55,16 @@ from numpyro_onestep.target.precision import double_energy
 from numpyro_onestep.target.traced import TracedFunction
 from numpyro_onestep.training import loop
 
-# Where the step budget is free, a second step is tried if the pool is worth less than the first
-# fraction of its draws, or less than the second and Pareto k may be above its limit.
+# If the user set no step budget, a second step is tried where the pool's ESS, as a fraction of its
+# draws, is below the first number, or below the second while Pareto k may be above its limit.
 _ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
-# Starts beside the first that the preconditioner's fit descends from.
+# Further starts, beside the first, from which the fit of the preconditioner descends.
 _MOST_OTHER_STARTS = 3
-# Where modes that the draws do not reach hold this many times their mass, the run was in the wrong
-# place, and is made again from the heaviest of these.
+# Mass of the modes that the draws do not reach, over the mass that they do reach.  Above this the
+# run was in the wrong place, and is made again from the heaviest of these modes.
 _ELSEWHERE = 100.0
 
-# From a random key, and a point to start from or None: the target, traced, and such a point.
+# A function of a random key and a start (or None) that returns the traced target with a start.
 Tracer = Callable[[PRNGKeyArray, Any], Problem]
 
 
@@ -72,10 +72,11 @@ class Inference:
     """One call of `OneStep.run`.
 
     Args:
-        settings: all of them.
+        settings: all settings of the sampler.
         correction: how the flow's draws become draws of the posterior.
         rng_key: a JAX random key.
-        keep: told of every flow as soon as it is trained, so that an interrupt does not lose it.
+        keep: called with every flow as soon as it is trained, so that an interrupt does not lose
+            it.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Inference:
         self.clock = Stopwatch()
 
     def run(self, trace: Tracer, init_params: Any) -> Result:
-        """The result, from elsewhere where the first one shows that the mass is elsewhere."""
+        """The result; the run is repeated from another mode if nearly all mass is there."""
         result = self._from(trace, init_params)
         missed = result.missed
         if missed is None or missed.odds <= _ELSEWHERE or result.training.interrupted:
@@ -131,7 +132,7 @@ class Inference:
             result = self._finished(weighted)
             self.keep(result)
             if self._has_obstacle(result):
-                # No gradient shows an edge or a step, so none can train a flow around it.
+                # No gradient shows an edge or a step, so no flow can be trained around it.
                 found = self._explored(result.problem, result.fit)
                 if found is not result.fit:
                     again = self._untrained(flow, result.problem, found)
@@ -139,7 +140,7 @@ class Inference:
             return result
 
     def _with_double(self, problem: Problem) -> tuple[Problem, TracedFunction | None]:
-        """U in double precision, to compare with; None where the model cannot be traced so."""
+        """U in double precision, to compare with; None where the model cannot be traced in it."""
         with self.clock.part("precision"):
             double = double_energy(problem.target)
         return replace(problem, is_only_single=double is None), double
@@ -147,7 +148,7 @@ class Inference:
     def _precise_fit(
         self, problem: Problem, fit: Fit, double: TracedFunction, environment: ExitStack
     ) -> tuple[Problem, Fit, TracedFunction | None]:
-        """The problem and its fit in double precision if that is needed already here."""
+        """The problem and its fit, in double precision if draws of the fit show the need."""
         with self.clock.part("precision"):
             error = precision_at_fit(problem, fit, double, self._key("precision"))
         if not error.counts:
@@ -159,7 +160,7 @@ class Inference:
     def _precise(
         self, weighted: Weighted, double: TracedFunction, environment: ExitStack
     ) -> Weighted:
-        """The same, trained on in double precision if its draws show that this is needed."""
+        """The weighed pool; if its draws show the need, after further training in double."""
         problem = weighted.problem
         with self.clock.part("precision"):
             key = self._key("precision")
@@ -172,22 +173,22 @@ class Inference:
         return self._trained(weighted.training.flow, precise, fit)
 
     def _flow(self, start: Float[Any, " d"]) -> FlowMap:
-        """An untrained flow, which leaves its draws as they are."""
+        """An untrained flow: the identity in whitened coordinates."""
         flow, d = self.settings.flow, start.size
         key = self._key("flow")
         network = ResidualVelocity(d, flow.network_width(d), flow.horizon, key, start.dtype)
         return FlowMap(network, uniform_grid(flow.horizon, flow.num_grid_steps))
 
     def _compile_ahead(self, flow: FlowMap, problem: Problem) -> None:
-        """Begin to compile in another thread what the run comes to by and by."""
+        """Begin to compile, in another thread, the programs that later steps will need."""
         settings, potential, start = self.settings, problem.potential, problem.start
         if start.size > limits.BATCH_AND_MATCH:
-            return  # the preconditioner may be of another type by then
+            return  # the type of the preconditioner is not known yet
         key = self.rng_key
         best_fit.compile_ahead(potential, start, key)
         if settings.draws.multimodal:
             modes.compile_ahead(potential, start, key)
-            return  # the base distribution will be another by then
+            return  # the base distribution is not known yet
         anywhere = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
         gaussian = GaussianPreconditioner(*(jnp.asarray(part) for part in anywhere))
         num_steps = settings.step_budgets(start.size)[0]
@@ -206,7 +207,7 @@ class Inference:
             return best_fit.best_fit(potential, starts, self._key("base"))
 
     def _explored(self, problem: Problem, fit: Fit) -> Fit:
-        """A mixture fitted to tempered particles, or the same fit where that finds nothing."""
+        """A mixture fitted to the particles of tempered SMC; the same fit where that fails."""
         with self.clock.part("exploration"):
             gaussian: Any = fit.preconditioner
             key = self._key("exploration")
@@ -215,11 +216,11 @@ class Inference:
             except ValueError:
                 if self.settings.draws.multimodal:
                     raise
-                return fit  # it was worth a try
+                return fit  # the user did not ask for tempered SMC, so its failure is no error
             return fit_mixture(problem.potential, population, self._key("mixture"))
 
     def _trained(self, flow: FlowMap, problem: Problem, fit: Fit) -> Weighted:
-        """The best of the attempts at one step and at several, with its pool."""
+        """The best of the flows trained at each step budget, with its pool."""
         attempts: list[Weighted] = []
         for num_steps in self.settings.step_budgets(problem.start.size):
             start = FlowDistribution(flow, fit.preconditioner, fit.base, num_steps)
@@ -228,25 +229,26 @@ class Inference:
                 key = self._key("training", num_steps)
                 training = loop.train(start, potential, key, self.settings, float(fit.elbo))
             trained = Trained(problem, fit, training, num_steps)
-            # From here on the trained flow is safe, whatever happens to the draws.
+            # From here on an interrupt or an error does not lose the trained flow.
             self.keep(trained)
             attempts.append(self._weighted(trained, self._key("pool")))
             if training.interrupted or _is_enough(attempts[-1].evidence):
                 break
         best = max(attempts, key=_quality)
         if not (best.training.from_gaussian or is_good(best.evidence)):
-            # A mixture is near the target before any training, which an edge can only spoil.
+            # A mixture is near the target without training, and near an edge training makes it
+            # worse.
             best = max(best, self._untrained(flow, problem, fit), key=_quality)
         return best
 
     def _untrained(self, flow: FlowMap, problem: Problem, fit: Fit) -> Weighted:
-        """Draws of the fitted distribution itself, which is what a flow starts from."""
+        """A pool of draws of the fitted distribution itself, by a flow that is not trained."""
         steps = self.settings.draws.num_flow_steps or 1
         training = loop.TrainingResult(flow, from_gaussian=False)
         return self._weighted(Trained(problem, fit, training, steps), self._key("untrained pool"))
 
     def _weighted(self, trained: Trained, rng_key: PRNGKeyArray) -> Weighted:
-        """A pool of the flow's draws, and what its weights are worth."""
+        """A weighed pool of the flow's draws, with its evidence."""
         draws = self.settings.draws
         with self.clock.part("draws"):
             pool = pools.draw_pool(
@@ -260,12 +262,12 @@ class Inference:
             return extended(Weighted, trained, weighted=weigh(pool))
 
     def _finished(self, weighted: Weighted) -> Result:
-        """Correct the draws, look for what they lack, and say so."""
+        """Correct the draws, check what they miss, and write the warnings."""
         problem = weighted.problem
         with self.clock.part("draws"):
             correction = self.correction
             if not np.isfinite(weighted.evidence.log_evidence):
-                correction = NoCorrection(self.settings.draws)  # there are no weights to go by
+                correction = NoCorrection(self.settings.draws)  # no weight is of any use
             corrected = correction(
                 weighted.weighted,
                 weighted.distribution,
@@ -276,8 +278,8 @@ class Inference:
             names = problem.target.names()
             scan = scan_lines(problem.potential, x, names, self._key("lines"), budget)
             if scan is not None and not weighted.training.from_gaussian:
-                # Particles have looked everywhere; modes far apart are too narrow for points on a
-                # line.
+                # Tempered SMC has looked everywhere, and modes far apart are too narrow for the
+                # points on a line.
                 scan = scan._replace(off=0.0)
             missed = find_missed(
                 weighted.preconditioned,
@@ -293,7 +295,7 @@ class Inference:
         return extended(Result, drawn, messages=report.check(drawn))
 
     def _is_explorable(self, problem: Problem) -> bool:
-        """Whether the settings leave it open to start from a mixture."""
+        """Whether settings and dimension allow a start from a mixture."""
         plain = self.correction.is_multimodal and not self.settings.schedule.num_distillation_steps
         return plain and problem.start.size <= limits.MULTIMODAL
 
@@ -303,7 +305,7 @@ class Inference:
         if not self._is_explorable(result.problem) or result.training.interrupted:
             return False
         if not result.training.from_gaussian:
-            return False  # this is what exploration found
+            return False  # it started from a mixture already
         if not math.isfinite(evidence.log_evidence):
             return True
         found = scan is not None and bool(scan.edge or scan.step)
@@ -311,18 +313,24 @@ class Inference:
 
 
 def _is_enough(evidence: Evidence) -> bool:
-    """Whether the pool is worth enough for one step to be all that is needed."""
+    """Whether the pool's ESS is large enough that no further step budget is tried."""
     enough = _ENOUGH_ESS_OF_BAD_WEIGHTS if evidence.doubtful else _ENOUGH_ESS
     return evidence.ess >= enough * evidence.num_draws
 
 
 def _quality(run: Weighted) -> tuple[bool, float]:
-    """By which one run is better than another: the ELBO of a map that folds is no bound."""
+    """A key to compare runs: first whether the map does not fold, then the ELBO.
+
+    The ELBO of a map that folds is no bound, so such a run comes after all others.
+    """
     return not folds(run.evidence), run.evidence.elbo
 
 
 def _mean_energy(weighted: WeightedPool, num_draws: int) -> float:
-    """The posterior's (nats), from the pool, no draw of more weight than a corrected one has."""
+    """Mean energy of the posterior (nats), from the pool.
+
+    The weight of a draw is limited to that of one corrected draw, 1 / `num_draws`.
+    """
     energy = -np.asarray(weighted.pool.log_density, np.float64)
     weight = np.minimum(np.exp(weighted.smoothed_log_weights), 1 / num_draws)
     weight = np.where(np.isfinite(energy), weight, 0.0)

@@ -13,11 +13,13 @@ SECOND_STEP = 128
 MULTIMODAL = 128
 # Batch and match is cubic in d at every one of its iterations.
 BATCH_AND_MATCH = 512
-# A leapfrog step of a model with d terms usually takes d operations: beyond, chains get fewer
-# steps, so that their time does not grow with the square of d.
+# Up to here a round of HMC rejuvenation has all its steps. A leapfrog step of a model with d terms
+# usually takes d operations, so in more dimensions chains get fewer steps. Otherwise their time
+# would grow with the square of d.
 REJUVENATION = 512
-# A descent takes long here, and the coverage check makes up to thirty.
+# The coverage check is made up to here. It makes up to thirty descents, and in more dimensions
+# each takes long.
 COVERAGE_CHECK = 512
-# Beyond, no d x d matrix is formed, since factorising one takes minutes: the preconditioner is a
-# diagonal and some directions.
+# In more dimensions no d x d matrix is formed, since factorising one takes minutes: the
+# preconditioner is then a diagonal and some directions.
 DENSE_MATRIX = 2048

@@ -1,4 +1,4 @@
-"""What a run has found out about its target before training, in the precision that this needs."""
+"""The target of a run before training: traced, in the precision it needs, with a start."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,21 +44,21 @@ class Problem(ArraysAsNumpy):
     target: AbstractTarget
     potential: Potential
     start: Float[Any, " d"]
-    is_double: bool = False  # in a session of single precision
-    error: PrecisionError | None = None  # of single precision, where that is why it is double
-    is_only_single: bool = False  # it cannot be traced in double precision
+    is_double: bool = False  # the target is in double precision, the session in single
+    error: PrecisionError | None = None  # of single precision, where that made it double
+    is_only_single: bool = False  # the target cannot be traced in double precision
 
     def constrain(self, x: Float[Any, "n d"]) -> PyTree:
         """Draws as the model's own sites, in the session's own precision."""
         with numerics(self.is_double):
             draws = map_in_blocks(lambda rows: _constrain(self.potential, rows), x)
             if self.is_double:
-                # NumPy's rounding: JAX warns of 64-bit arrays in a session without them.
+                # NumPy rounds, since JAX warns of 64-bit arrays in a session without them.
                 draws = jax.tree.map(in_single, draws)
-            return jax.tree.map(jnp.asarray, draws)
+            return jax.tree.map(jax.device_put, draws)
 
     def attached(self) -> "Problem":
-        """The same where it works; where it came out of a pickle, with its target traced again.
+        """The same problem; if it came out of a pickle, with its target traced again.
 
         Raises:
             RuntimeError: the model has changed since.
@@ -80,10 +80,11 @@ class Problem(ArraysAsNumpy):
 
     @property
     def flat(self) -> list[str]:
-        """Coordinates, and sums of several, that nothing depends on, but should.
+        """Names of flat coordinates and directions that the user should be warned of.
 
-        Where NumPyro's `obs_mask` says that a value is known, it leaves the latent one unused: as
-        it should be, since the deterministic site has the known value there.
+        Where NumPyro's `obs_mask` says that a value is known, the latent value is left unused, and
+        the deterministic site has the known value.  That is as it should be, so such coordinates
+        are left out.
         """
         completion = self.potential.completion
         if completion is None:
@@ -116,7 +117,7 @@ def _is_masked(name: str, observed: set[str]) -> bool:
 
 
 def _written(direction: Float[np.ndarray, " d"], names: list[str]) -> str:
-    """A direction as the sum that changes along it, its largest terms."""
+    """A direction in words: the three largest terms of the sum that changes along it."""
     largest = np.argsort(-abs(direction), kind="stable")[:3]
     terms = [f"{direction[j]:+.2f} {names[j]}" for j in largest if abs(direction[j]) > 0.005]
     return " ".join(terms) + " ..." * bool(np.sum(abs(direction) > 0.005) > 3)
@@ -125,7 +126,7 @@ def _written(direction: Float[np.ndarray, " d"], names: list[str]) -> str:
 def problem_of_model(
     rng_key: PRNGKeyArray, model: Any, args: tuple, kwargs: dict, start: PyTree, init_strategy: Any
 ) -> Problem:
-    """The problem of a model with its arguments, which nobody can change any more.
+    """The problem of a model with copies of its arguments, so that no later change matters.
 
     Args:
         rng_key: a JAX random key.
@@ -133,7 +134,7 @@ def problem_of_model(
         args: its arguments.
         kwargs: its keyword arguments.
         start: unconstrained values to start from, or None.
-        init_strategy: where to start otherwise.
+        init_strategy: how to find a start where `start` is None.
 
     Raises:
         ValueError: as `model_target`.
@@ -142,7 +143,8 @@ def problem_of_model(
         own, named = _own(np.array, args, kwargs)
         return Problem(*model_target(rng_key, model, own, named, start, init_strategy))
     except jax.errors.TracerArrayConversionError:
-        # NumPyro checks NumPy's arrays with NumPy, where a support depends on a site.
+        # Where a support depends on a site, NumPyro checks NumPy arrays with NumPy, which fails
+        # while the model is traced; JAX arrays pass.
         own, named = _own(jnp.asarray, args, kwargs)
         return Problem(*model_target(rng_key, model, own, named, start, init_strategy))
 
@@ -178,7 +180,7 @@ def completed(problem: Problem, rng_key: Any) -> Problem:
     completion = find_completion(problem.potential, problem.start, rng_key, candidates)
     if completion is None:
         return problem
-    # From a mode on: the copies of an angle are then those that matter least.
+    # The window is centred at a mode, so that the other copies of an angle have little weight.
     centre = descent(problem.potential, problem.start).path[-1]
     completion = replace(completion, centre=centre)
     return replace(problem, potential=replace(problem.potential, completion=completion))
@@ -236,7 +238,8 @@ def precision_at_pool(
 ) -> PrecisionError:
     """What single precision costs at draws of the posterior.
 
-    Of the draws without a density those are looked at that double precision may give one.
+    Draws whose density is not finite are evaluated in double precision as well, which may give
+    them a finite one.
     """
     pool, smoothed = weighted.pool, weighted.smoothed_log_weights
     rng = numpy_generator(rng_key)

@@ -1,7 +1,8 @@
-"""What a run leaves behind: one frozen object, built whole.
+"""The result of a run: one frozen object, which is never changed.
 
-A run that is interrupted leaves the part that it had finished, in a class of its own: each of
-these classes is the one before and what the next step of the run has added.
+The classes follow the steps of a run: `Trained`, `Weighted`, `Drawn`, `Result`.  Each has the
+attributes of the class before it and adds those of one step.  A run that is interrupted leaves
+the class of the last step that it has finished.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -39,7 +40,7 @@ class Trained(ArraysAsNumpy):
     num_flow_steps: int
 
     def attached(self) -> "Trained":
-        """The same, with a target that works: one that came out of a pickle is traced again."""
+        """The same, with a target that can be evaluated: after unpickling it is traced again."""
         problem = self.problem.attached()
         return self if problem is self.problem else replace(self, problem=problem)
 
@@ -59,7 +60,7 @@ class Trained(ArraysAsNumpy):
 
 @dataclass(frozen=True)
 class Weighted(Trained):
-    """And a pool of its draws, weighed.
+    """The trained flow, and a weighed pool of its draws.
 
     Attributes:
         weighted: the pool, its evidence and its smoothed weights.
@@ -74,7 +75,7 @@ class Weighted(Trained):
 
     @property
     def evidence(self) -> Evidence:
-        """What their weights say."""
+        """ELBO, log evidence and diagnostics from the weights of the pool."""
         return self.weighted.evidence
 
     @property
@@ -85,14 +86,14 @@ class Weighted(Trained):
 
 @dataclass(frozen=True)
 class Drawn(Weighted):
-    """And corrected draws, with what was found by looking at them.
+    """The weighed pool, the corrected draws, and what checks of these draws found.
 
     Attributes:
-        corrected: draws on R^d, and how they came about.
-        samples: the same as the model's own sites.
-        scan: what lines through the draws show, None where they are too few.
-        missed: modes that the draws do not reach, None where none was found.
-        seconds: wall time of each part of the run, compilation included.
+        corrected: draws on R^d, `(num_samples, d)`, and how they came about.
+        samples: the same draws as the model's own sites, `{site: (num_samples, *shape)}`.
+        scan: what lines through the draws show; None where there are too few draws.
+        missed: modes that the draws do not reach; None where none was found.
+        seconds: wall time of each part of the run in seconds, compilation included.
     """
 
     corrected: Corrected
@@ -104,10 +105,23 @@ class Drawn(Weighted):
 
 @dataclass(frozen=True)
 class Result(Drawn):
-    """And what is to be warned of: all that a run leaves behind.
+    """All results of a run: flow, pool, evidence, corrected draws, checks, and warnings.
+
+    `OneStep.result` returns it.  Log densities, log weights and log evidence are in nats.
 
     Attributes:
-        messages: one for the result where it may be wrong, and one for each thing it leaves out.
+        messages: the warnings of the run. The first says why the result may be wrong, if it may
+            be; the others name what the result leaves out.
+        problem: the target, and the precision in which it is evaluated.
+        fit: the Gaussian preconditioner, and the base distribution that the flow started from.
+        training: the trained flow, and how training went.
+        num_flow_steps: network evaluations that each draw takes.
+        weighted: the pool, its evidence and its smoothed weights.
+        corrected: draws on R^d, `(num_samples, d)`, and how they came about.
+        samples: the same draws as the model's own sites, `{site: (num_samples, *shape)}`.
+        scan: what lines through the draws show; None where there are too few draws.
+        missed: modes that the draws do not reach; None where none was found.
+        seconds: wall time of each part of the run in seconds, compilation included.
     """
 
     messages: tuple[str, ...]
@@ -117,5 +131,5 @@ _Stage = TypeVar("_Stage", bound=Trained)
 
 
 def extended(stage: type[_Stage], earlier: Trained, **more: Any) -> _Stage:
-    """The next stage: what was there, and more."""
+    """An object of the next class, from the earlier one and the attributes that it adds."""
     return stage(**{f.name: getattr(earlier, f.name) for f in fields(earlier)}, **more)

@@ -25,16 +25,18 @@ from numpyro_onestep.problem import Problem, problem_of_function, problem_of_mod
 from numpyro_onestep.result import Result, Trained
 from numpyro_onestep.settings import Settings, require_count
 
-_FEWEST_SUMMARISED = 4  # NumPyro halves a chain, and asks each half for two
+_FEWEST_SUMMARISED = 4  # draws of a chain: NumPyro halves it, and each half needs two
 _RENAMED = {"base_elbo": "initial_elbo", "folded_share": "folded_fraction"}
 
 
 class OneStep:
-    """Posterior draws in one network evaluation each, with an evidence that is a true bound.
+    """Posterior draws in one network evaluation each, with a true bound of the log evidence.
 
-    Used as `numpyro.infer.MCMC` is: construct with a model, `run` with a key and the model's
-    arguments, `get_samples`.  `run` fits a Gaussian preconditioner, trains a one-step flow on the
-    model's own log density, weighs a pool of draws by their exact density and resamples it.
+    Use it like `numpyro.infer.MCMC`: construct it with a model, call `run` with a key and the
+    model's arguments, then `get_samples`.  `run` fits a Gaussian preconditioner, trains a one-step
+    flow on the model's own log density, weighs a pool of draws by their exact density and
+    resamples it.  The method is that of arXiv 2512.05251; docs/method.md says where it differs.
+    A method that reads results raises a RuntimeError while there are none.
 
     Args:
         model: a NumPyro model with continuous latent sites.
@@ -46,7 +48,7 @@ class OneStep:
 
     Raises:
         ValueError: both or neither of `model` and `potential_fn`, or a setting out of range.
-        TypeError: an unknown setting.
+        TypeError: an unknown setting, or a `model` or `potential_fn` that is not callable.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -89,9 +91,9 @@ class OneStep:
         """Train on the model's log density, then draw and weigh.
 
         The same key, model, arguments and settings give bit-identical draws on the same machine.
-        The model is traced anew, so that a run always sees the values that are there now; a
-        second run with arrays of the same shapes compiles nothing.  An interrupt (Ctrl-C) while
-        training ends it there, and the draws come from the flow as it is.
+        The model is traced anew, so that a run sees the current values of all that the model reads;
+        a second run with arrays of the same shapes compiles nothing.  An interrupt (Ctrl-C) ends
+        the training, and the draws come from the flow as it is then.
 
         Args:
             rng_key: a JAX random key.
@@ -101,11 +103,10 @@ class OneStep:
             **kwargs: the model's keyword arguments.
 
         Raises:
-            TypeError: `rng_key` is no JAX random key, or the run is inside a transformation of
-                JAX's.
+            TypeError: `rng_key` is no JAX random key, or the run is inside `jax.jit` or the like.
             ValueError: no latent site, a discrete latent site, no starting point of finite
-                density, `init_params` of wrong shape, arguments beside a `potential_fn`, or
-                `multimodal` in more than 128 dimensions.
+                density, no `init_params` or model arguments with a `potential_fn`, `init_params`
+                of wrong shape, or `multimodal` in more than 128 dimensions.
 
         Warns:
             OneStepWarning: the result may be wrong; the message says why and what to do.
@@ -127,10 +128,10 @@ class OneStep:
 
     @property
     def result(self) -> Result:
-        """All that the last run left behind, frozen; the accessors below are shorthands.
+        """All results of the last run, frozen; the accessors below read single parts of it.
 
         Raises:
-            RuntimeError: there is no result, or none with draws.
+            RuntimeError: `run` was not called, or was interrupted before its draws were weighed.
         """
         run = self._trained()
         if not isinstance(run, Result):
@@ -143,14 +144,14 @@ class OneStep:
     def get_samples(self, group_by_chain: bool = False) -> PyTree:
         """Equally weighted posterior draws: `{site: (num_samples, *shape)}`.
 
-        Constrained, deterministic sites included; with `potential_fn`, a pytree like
-        `init_params`.  Drawn from the pool by its smoothed weights unless `correction=None`, and
-        moved by short Markov chains where those weights are heavy-tailed
-        (`num_rejuvenation_steps`).
+        The draws are constrained, with deterministic sites; with `potential_fn`, they are a pytree
+        like `init_params`.  By default they are resampled from the pool by its smoothed weights,
+        and moved by HMC rejuvenation where those are heavy-tailed (settings `correction` and
+        `num_rejuvenation_steps`).
 
         Args:
-            group_by_chain: put an axis of chains first, as MCMC does: one, or four where the
-                correction runs chains. Default False.
+            group_by_chain: put an axis of chains first, as MCMC does: four chains of
+                `num_samples / 4` draws with `"imh"` and `"nuts"`, else one. Default False.
         """
         result = self.result
         if not group_by_chain:
@@ -160,11 +161,12 @@ class OneStep:
         return jax.tree.map(lambda leaf: leaf.reshape(num, each, *leaf.shape[1:]), result.samples)
 
     def get_weighted_samples(self) -> tuple[PyTree, Float[np.ndarray, " pool"]]:
-        """All of the pool, and the draws' exact log weights (nats, unsmoothed).
+        """All draws of the pool, `{site: (pool_size, *shape)}`, and their exact log weights.
 
-        Nine in ten are the flow's own draws, the last tenth is drawn a little wider (none with
-        `correction=None`); the weights are those of the two together, and their log mean estimates
-        the log evidence.  Minus infinity where the density is zero or not a number.
+        Nine in ten are the flow's own draws, the last tenth are inflated draws (none with
+        `correction=None`).  All are weighed against the density of the mixture of both; the log of
+        the mean weight estimates the log evidence.  Log weights (nats, unsmoothed) are minus
+        infinity where the density is zero or not a number.
         """
         result = self.result
         return result.problem.constrain(result.pool.x), without_nan(result.pool.log_weight)
@@ -176,27 +178,27 @@ class OneStep:
     def get_posterior(self) -> FlowDistribution:
         """The trained flow as a NumPyro distribution on R^d, before any correction.
 
-        Its draws are unconstrained and flat, ordered as `jax.flatten_util.ravel_pytree` orders a
-        dict of the unconstrained sites; `sample` draws the sites themselves.
+        Its draws are unconstrained vectors `(*sample_shape, d)`, ordered as
+        `jax.flatten_util.ravel_pytree` orders a dict of the unconstrained sites; `sample` draws the
+        sites themselves.
         """
         return self._trained().distribution
 
     def get_transform(self) -> FlowTransform:
-        """The trained map as a NumPyro transform: base distribution to unconstrained posterior."""
+        """The trained map as a NumPyro transform: base draws z to unconstrained values x."""
         return self._trained().distribution.transform
 
     def sample(self, rng_key: PRNGKeyArray, num_samples: int) -> PyTree:
         """Further draws from the trained flow: `num_flow_steps` evaluations each, no training.
 
-        These are the flow's own draws, without correction: where `pareto_k` is poor, raise
-        `num_samples` in the constructor instead.
+        They are not corrected: where `pareto_k` is above about 0.7, raise `num_samples` instead.
 
         Args:
             rng_key: a JAX random key.
-            num_samples: how many.
+            num_samples: number of draws.
 
         Returns:
-            As `get_samples`.
+            `{site: (num_samples, *shape)}`, as `get_samples`.
 
         Raises:
             RuntimeError: nothing was trained yet.
@@ -214,13 +216,14 @@ class OneStep:
 
         Args:
             rng_key: a JAX random key.
-            num_flow_steps: k, a divisor of `num_grid_steps`. Only budgets the flow was trained
-                for are good: every one of them after the distillation stage, `num_flow_steps` of
-                the constructor after the evidence stage.
-            num_draws: draws to weigh. Default 10000.
+            num_flow_steps: k, a divisor of `num_grid_steps`. Only a budget the flow was trained
+                for is good: after the distillation stage every budget, after the evidence stage
+                `sampler.num_flow_steps`.
+            num_draws: draws to weigh, none of them inflated. Default 10000.
 
         Raises:
             RuntimeError: nothing was trained yet.
+            TypeError: `rng_key` is no JAX random key.
             ValueError: k does not divide the grid, or `num_draws` is not positive.
         """
         num, run = require_count("num_draws", num_draws), self._trained()
@@ -235,15 +238,15 @@ class OneStep:
     ) -> EvidenceInterval:
         """Bounds of the log evidence from both sides (nats).
 
-        The lower one is `elbo`.  The upper one, E_p[log w], is the mean log weight of posterior
-        draws: every corrected draw takes `num_rejuvenation_steps` steps of Hamiltonian Monte
-        Carlo, and is sent back through the inverse of the map, checked by round trip.  It is above
-        log Z as far as those chains have reached the posterior; a mode that neither draws nor
-        chains visit is missing from both bounds.
+        The lower bound is `elbo`.  The upper bound, E_p[log w], is the mean log weight of
+        posterior draws: every corrected draw takes `num_rejuvenation_steps` steps of Hamiltonian
+        Monte Carlo, and is sent back through the inverse of the map, checked by round trip.  The
+        upper bound is above log Z as far as those chains have reached the posterior; a mode that
+        neither draws nor chains visit is missing from both bounds.
 
         Args:
             rng_key: a JAX random key.
-            num_rejuvenation_steps: steps of each chain. Default 100.
+            num_rejuvenation_steps: steps of each chain, or 0 for none. Default 100.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -268,7 +271,7 @@ class OneStep:
 
     @contextmanager
     def _environment(self, rng_key: Any = None) -> Iterator[PRNGKeyArray]:
-        """The precision that the last run was made in; gives the key, checked."""
+        """Work in the precision of the last run; yields the key after checking it."""
         refuse_transformations((rng_key,))
         with numerics(self._trained().problem.is_double):
             yield None if rng_key is None else as_key(rng_key)  # type: ignore
@@ -285,16 +288,15 @@ class OneStep:
 
     @property
     def initial_elbo(self) -> float:
-        """ELBO of the fitted Gaussian, or mixture, alone (nats): what the flow started from.
+        """ELBO of the fitted Gaussian or mixture that the flow started from (nats).
 
-        Of a Gaussian from 512 draws, and the highest of the several fits that were tried, so a
-        little optimistic.
+        For a Gaussian it is from 512 draws and the highest of several fits, so a little too high.
         """
         return float(self._trained().fit.elbo)
 
     @property
     def log_evidence(self) -> float:
-        """Log of the mean Pareto-smoothed weight (nats)."""
+        """Log of the mean Pareto-smoothed weight of the pool (nats): an estimate of log Z."""
         return self.result.evidence.log_evidence
 
     @property
@@ -304,7 +306,7 @@ class OneStep:
 
     @property
     def pareto_k(self) -> float:
-        """Shape of the weights' tail: above about 0.7 they are not to be trusted."""
+        """Shape k of the weights' tail: above about 0.7 the weights cannot be relied on."""
         return self.result.evidence.pareto_k
 
     @property
@@ -324,7 +326,7 @@ class OneStep:
 
     @property
     def losses(self) -> Float[np.ndarray, " iterations"]:
-        """The bound on minus the log evidence at every training iteration (nats)."""
+        """Estimated upper bound of minus the log evidence at every training iteration (nats)."""
         return self._trained().training.losses
 
     @property
@@ -334,12 +336,12 @@ class OneStep:
 
     @property
     def chunk_seconds(self) -> tuple[float, ...]:
-        """Wall time of each hundred training iterations; the first waits for compilation."""
+        """Wall time of each hundred training iterations in seconds; the first compiles."""
         return self._trained().training.chunk_seconds
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Wall time of each part of `run`, compilation included."""
+        """Wall time of each part of `run` in seconds, compilation included."""
         return dict(self.result.seconds)
 
     @property
@@ -364,7 +366,7 @@ class OneStep:
         raise AttributeError(f"OneStep has no attribute {name!r}.")
 
     def print_summary(self, prob: float = 0.9) -> None:
-        """Print NumPyro's table of the draws, and below it what the weights say.
+        """Print NumPyro's table of the draws, and below it evidence, diagnostics and verdict.
 
         Args:
             prob: mass of the highest-density interval. Default 0.9.
@@ -378,19 +380,19 @@ class OneStep:
     def to_inference_data(self):
         """The results as ArviZ data: `InferenceData` under ArviZ 0.x, `DataTree` under 1.x.
 
-        Groups: `posterior` (chain, draw and the plates' dimensions), `sample_stats` (`lp`, the
-        unnormalised log density of the unconstrained draw; and unless they were moved `log_q`, the
-        flow's, and `log_weight`, their difference; nats), and for a model `log_likelihood` and
-        `observed_data`.  Attributes: `elbo`, `log_evidence`, their standard errors, `pareto_k`,
-        `ess`, times in seconds, versions.
+        Groups: `posterior`, with dimensions chain, draw and the plates'; `sample_stats`, with `lp`,
+        the unnormalised log density of the unconstrained draw, and, unless HMC rejuvenation moved
+        the draws, `log_q`, that of the flow, and `log_weight = lp - log_q` (nats); for a model
+        also `log_likelihood` and `observed_data`.  Attributes: `elbo`, `log_evidence`, their
+        standard errors, `pareto_k`, `ess`, times in seconds, versions.
 
-        An axis has a plate's name where it is that plate's, or one of those that a site was given
-        by `infer={"event_dims": [...]}`; any other is `<site>_dim_<axis>`, and so is one whose name
-        is that of a variable, or of an axis of another size.  A deterministic site that is a tuple
-        `t` becomes the variables `t.0`, `t.1`, and so on.  A site named `chain` or `draw` gets an
-        underscore after its name, and a slash becomes a dot in a `DataTree`.
+        A plate's axis has the plate's name, and an event axis the name that the model gives it by
+        `infer={"event_dims": [...]}`.  Any other axis is `<site>_dim_<axis>`, as is one whose name
+        would be that of a variable, or of an axis of another size.  A deterministic site that is a
+        tuple `t` becomes the variables `t.0`, `t.1`, and so on.  A site named `chain` or `draw`
+        gets an underscore after its name, and a slash becomes a dot in a `DataTree`.
         """
-        # ArviZ is imported here and not above, since it takes longer than all the rest.
+        # ArviZ is imported here, since its import takes longer than that of all else together.
         from numpyro_onestep.integrations.arviz import from_result
 
         result = self.result

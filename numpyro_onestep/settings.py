@@ -20,13 +20,13 @@ _RENAMED = {
     "tail_fraction": "langevin_fraction",
 }
 _WIDE, _NARROW = 256, 64  # units of the hidden layer
-_REJUVENATION_STEPS = 25  # of a round
+_REJUVENATION_STEPS = 25  # steps of HMC in a round
 _MOST_REJUVENATION_ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """What `run` leaves behind, and how its draws are corrected."""
+    """How many draws `run` makes, and how they are corrected; see `Settings`."""
 
     num_samples: int = 4000
     num_flow_steps: int | None = None
@@ -76,7 +76,7 @@ class DrawSettings:
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """The flow's network and its grid of times."""
+    """The flow's network and its grid of times; see `Settings`."""
 
     num_grid_steps: int = 16
     horizon: float = 3.0
@@ -136,7 +136,7 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """How long training goes on, and at which learning rate."""
+    """How long training goes on, and at which learning rate; see `Settings`."""
 
     num_distillation_steps: int = 0
     max_steps: int = 10_000
@@ -160,11 +160,11 @@ class Settings:
 
     **Results** (`Settings.draws`)
 
-    - `num_samples`: posterior draws that `run` leaves behind. Default 4000.
+    - `num_samples`: number of posterior draws that `get_samples` returns. Default 4000.
     - `num_flow_steps`: steps k of the deterministic flow that makes a draw: one network evaluation
-      each. Must divide `num_grid_steps`. Default None: 1, and where the weights of its pool are
-      worth less than 15% of it (less than 60% with Pareto k near its limit or above), training
-      begins again with 2 (up to 128 dimensions).
+      each. Must divide `num_grid_steps`. Default None: 1. Where the ESS of the pool is then below
+      15% of its draws (below 60% with Pareto k near its limit or above), training begins again
+      with 2 steps (up to 128 dimensions).
     - `correction`: how the flow's draws become draws of the posterior.  `"psis"` (default)
       draws a pool, weighs it exactly, Pareto-smooths the weights and resamples without
       replacement; `"imh"` runs independence Metropolis-Hastings through the pool, and `"nuts"`
@@ -174,17 +174,18 @@ class Settings:
       them, and the flow starts from a mixture. Up to 128 dimensions, and not with
       `correction="nuts"`. Default False.
     - `target_precision`: `"single"` or `"double"` floats for the target's log density in a session
-      of single precision; the network stays in single precision. Default `"auto"`: double where
-      some hundred points show that single precision would be off by more than counts, which the
-      summary then says.
-    - `num_rejuvenation_steps`: steps of Hamiltonian Monte Carlo that corrected draws take where
-      Pareto k is above 0.4 and the gap above 0.01 nats, and up to four times as many as long as
-      these change a standard deviation, or where k is near its limit; 0 leaves the draws where
-      they are. Default None: 25, and above 512 dimensions, where a step takes long, 25 * 512 / d
-      and no more.
-    - `pool_size`: draws weighed for the evidence and the correction. Default 10 a sample.
-    - `batch_bytes`: memory that one batch of Jacobians may take. Default 64 MiB.
-    - `progress_bar`: show one while training. Default True.
+      of single precision; the network stays in single precision. Default `"auto"`: double
+      precision where some hundred points show that errors of single precision would matter; the
+      summary then says so.
+    - `num_rejuvenation_steps`: steps of Hamiltonian Monte Carlo in a round of HMC rejuvenation,
+      with `correction="psis"`. A round is made where Pareto k is above 0.4 and the gap above 0.01
+      nats. Up to four rounds are made, as long as they change a standard deviation or where k is
+      near its limit. 0 leaves the draws where they are. Default None: 25; above 512 dimensions,
+      where a step takes long, 25 * 512 / d in a single round.
+    - `pool_size`: draws weighed for the evidence and the correction, at least `num_samples`.
+      Default None: 10 for each sample.
+    - `batch_bytes`: memory that one batch of Jacobians may take, in bytes. Default 2**26 (64 MiB).
+    - `progress_bar`: show a progress bar while training. Default True.
 
     **Flow** (`Settings.flow`)
 
@@ -197,13 +198,13 @@ class Settings:
 
     - `path_weight`, `state_weight`, `volume_weight`: weights of the three losses in the total.
       Defaults 1, 1, 0.1.
-    - `distillation_batch_size`: paths an iteration. Default 64.
-    - `volume_batch_size`: states an iteration whose exact volumes are compared. Default 16.
+    - `distillation_batch_size`: paths in each iteration. Default 64.
+    - `volume_batch_size`: states in each iteration whose exact volumes are compared. Default 16.
 
     and in the evidence stage (exact-volume ELBO of the k-step map, path gradients)
 
     - `elbo_weight`: weight of this loss; 0 leaves the stage out. Default 1.
-    - `batch_size`: draws an iteration. Default 32.
+    - `batch_size`: draws in each iteration. Default 32.
     - `langevin_fraction`: fraction of each batch that follows Langevin chains instead of the base
       distribution, so that the flow is also right where its draws are rare. Default 0.25.
     - `force_clip`: largest norm of a draw's force, in whitened units. Default 10.
@@ -220,13 +221,19 @@ class Settings:
       ablation).
     - `max_steps`: most iterations of the evidence stage; it stops earlier once the ELBO has
       stopped rising. Default 10000.
-    - `tolerance`: rise of the ELBO over the last quarter of the iterations, its noise added, below
-      which training has converged (nats): a fifth of the gap where that is more, up to four times
-      the tolerance. Default 0.02.
+    - `tolerance`: training has converged when the rise of the ELBO over the last quarter of the
+      iterations, plus its standard error, is below this (nats). Where a fifth of the gap is more,
+      the limit is that fifth, up to four times the tolerance. Default 0.02.
     - `learning_rate`: Adam's step size before the final decay. Default 5e-3.
 
+    Attributes:
+        draws: the settings under "Results".
+        flow: the settings under "Flow".
+        losses: the settings under "What a training step computes".
+        schedule: the settings under "How long, and how fast".
+
     Raises:
-        ValueError: a value out of range; the message names it and the remedy.
+        ValueError: a value out of range; the message names the setting and what it must be.
 
     Example:
         >>> from numpyro_onestep import Settings
@@ -281,7 +288,7 @@ class Settings:
         """The numbers of flow steps to try, one after the other, in d dimensions."""
         if self.draws.num_flow_steps is not None:
             return (self.draws.num_flow_steps,)
-        # The flow of the distillation stage alone is the same at every budget.
+        # Without the evidence stage the flow is trained for all budgets at once.
         is_trained_for_one = self.losses.elbo_weight > 0 and self.flow.num_grid_steps > 1
         return (1, 2) if is_trained_for_one and d <= limits.SECOND_STEP else (1,)
 
@@ -302,7 +309,7 @@ def _as_counts(group: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_count(value: Any) -> Any:
-    """A whole number as an int, whatever type it was given in; None for what is none."""
+    """A whole number as an int, whatever type it was given in; None for any other value."""
     if isinstance(value, (bool, np.bool_)):
         return None
     try:
@@ -312,7 +319,11 @@ def as_count(value: Any) -> Any:
 
 
 def require_count(name: str, value: Any) -> int:
-    """A number of draws, given as 1000 or as 1e3."""
+    """A number of draws, given as 1000 or as 1e3, as an int.
+
+    Raises:
+        ValueError: it is no positive whole number.
+    """
     number = as_count(value)
     if number is None or number < 1:
         raise ValueError(f"{name} must be a positive number of draws, but is {value!r}.")

@@ -8,16 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-# Draws that are computed at a time.  Larger batches are no faster.
+# Draws that are computed side by side.  Larger batches are no faster.
 BATCH = 1000
-# Draws that one call of a compiled program takes, in a loop over batches.
+# Draws that one call of a compiled program takes: it loops over two batches.
 BLOCK = 2 * BATCH
 
 
 def map_in_batches(function: Callable, values: PyTree, limit: int = BATCH) -> PyTree:
-    """`jax.vmap(function)(values)`, at most `limit` of them at a time.
+    """`jax.vmap(function)(values)`, at most `limit` of the values at a time.
 
-    Batches are of one size, the last one padded: `jax.lax.map` compiles a remainder once more.
+    All batches have one size, and the last one is padded.  `jax.lax.map` would compile the
+    function once more for a smaller last batch.
     """
     n = len(jax.tree.leaves(values)[0])
     num_batches = -(-n // min(limit, n))
@@ -33,11 +34,11 @@ def map_in_batches(function: Callable, values: PyTree, limit: int = BATCH) -> Py
 def map_in_blocks(program: Callable, values: PyTree, size: int = BLOCK) -> PyTree:
     """Apply a compiled program to blocks of rows, all of one size, and join what it returns.
 
-    The program sees blocks of `size` rows whatever their number, so that another number compiles
-    nothing.  The last block is filled up with repeated rows, whose results are dropped.
+    Every block has `size` rows, so that another number of rows in all compiles nothing.  The last
+    block is filled up with repeated rows, whose results are dropped.
 
     Args:
-        program: of a pytree of arrays with `size` rows each, to a pytree of such arrays.
+        program: a function from a pytree of arrays with `size` rows each to such a pytree.
         values: arrays of n rows each, n at least 1.
         size: rows of a block. Default 2000.
 
@@ -46,7 +47,7 @@ def map_in_blocks(program: Callable, values: PyTree, size: int = BLOCK) -> PyTre
     """
     values = jax.tree.map(np.asarray, values)
     n = len(jax.tree.leaves(values)[0])
-    # All blocks are begun before the first is waited for.
+    # All blocks are started before the result of the first is waited for.
     blocks = [
         program(jax.tree.map(lambda leaf: _rows(leaf, begin, size), values))  # noqa: B023
         for begin in range(0, n, size)

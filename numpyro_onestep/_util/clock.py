@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Seconds by the name of the part; a part that comes again adds to its time."""
+    """Seconds by the name of the part; the times of a part that is repeated are added up."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the block's time for a part."""
+        """Add the time of a `with` block to a part."""
         begin = time.perf_counter()
         try:
             yield

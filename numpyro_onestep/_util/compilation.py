@@ -19,14 +19,15 @@ import jax.numpy as jnp
 
 from numpyro_onestep._util.numerics import is_double, numerics
 
-# Programs that are kept for runs to come: some ten of each target, a few MB and sixty memory maps
-# each. The operating system allows 65,530 of these, and ends the process that asks for more.
+# Compiled programs that are kept for later runs. Each target needs some ten; each program takes a
+# few MB and sixty memory maps. The operating system allows 65,530 memory maps, and ends a process
+# that asks for more.
 _MOST_PROGRAMS = 256
 _FAST_ON_CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
 _every: "list[compiled]" = []
-_targets: set[str] = set()  # those that programs may be kept of
+_targets: set[str] = set()  # fingerprints of targets whose programs may be kept
 _other_thread = ThreadPoolExecutor(1, thread_name_prefix="compile")
 
 
@@ -41,22 +42,24 @@ class compiled:  # noqa: N801, it is used as a decorator
         _every.append(self)
 
     def __call__(self, *args, **kwargs) -> Any:
-        """The function's value, once what `ahead` began is there."""
+        """The function's value, after any compilation that `ahead` began has ended."""
         for begun in self._take_begun():
-            begun.exception()  # what failed there will fail here, and be seen
+            begun.exception()  # waits; an error there will be raised again by the call below
         with _collector_paused():
             return self._on(jax.default_backend())(*args, **kwargs)
 
     def ahead(self, *args, **kwargs) -> None:
         """Begin to compile for arguments of such shapes, in another thread.
 
-        Half of compilation is Python's and holds the others up, the rest has a core to itself.
+        Half of a compilation is Python code, during which other threads wait.  The other half runs
+        beside them on a core of its own.
         """
         program: Any = self._on(jax.default_backend())
         ours, double = _configuration(), is_double()
 
         def compile_it() -> None:
-            # A context manager is in force in its own thread only: one of the user's is not here.
+            # A context manager of JAX holds in its own thread only, so a setting that the user
+            # made by one does not hold here, and nothing is compiled.
             with numerics(double):
                 if _configuration() == ours:
                     program.lower(*args, **kwargs).compile()
@@ -66,7 +69,7 @@ class compiled:  # noqa: N801, it is used as a decorator
 
     @property
     def _cache(self) -> Any:
-        # Equinox has no name of its own for what it gives `jax.jit`.
+        # Equinox has no public name for the function that it gives to `jax.jit`.
         return getattr(self._on(jax.default_backend()), "_cached", None)
 
     def _take_begun(self) -> list[Future]:
@@ -76,9 +79,9 @@ class compiled:  # noqa: N801, it is used as a decorator
 
 
 def make_room_for(target: str) -> None:
-    """Let go of all compiled programs where many are kept, and this target has none of them.
+    """Drop all compiled programs if many are kept and this target is new.
 
-    A loop over models would otherwise end in a process that the operating system stops.
+    Otherwise the operating system would stop a process that loops over many models.
     """
     if target in _targets:
         return
@@ -96,7 +99,7 @@ def _configuration() -> dict[str, Any]:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Tracing makes many objects, and the collector would go through all of JAX's for nothing."""
+    """Pause the garbage collector, which would search all of JAX's objects while tracing."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -8,13 +8,13 @@ from jaxtyping import PyTree
 
 
 def named_leaves(samples: PyTree) -> dict[str, tuple[str, Any]]:
-    """The leaves of a pytree by a name of their own, each with the name of its outermost key."""
+    """The leaves of a pytree by unique names, each with the name of its outermost key."""
 
     def text(path) -> str:
         return jax.tree_util.keystr(path, simple=True, separator=".") or "x"
 
     leaves = jax.tree_util.tree_leaves_with_path(samples)
-    # A site that is an array keeps its name, whatever the parts of others are called.
+    # A site that is an array keeps its name; a leaf of another site with that name gets a new one.
     taken = {text(path) for path, _ in leaves if len(path) < 2}
     found = {}
     for path, leaf in leaves:
@@ -28,14 +28,14 @@ def flatten_names(samples: PyTree) -> dict[str, Any]:
     """Draws of any pytree as a flat dict of numbers: the keys on the way to a leaf, joined by dots.
 
     A deterministic site that is a tuple `t` becomes `t.0`, `t.1`, and so on.  Truth values become
-    0 and 1, of which there are means and intervals; what is of size zero has none, and is left out.
+    0 and 1, so that they have means and intervals.  Arrays of size zero are left out.
     """
     leaves = {name: leaf for name, (_, leaf) in named_leaves(samples).items() if leaf.size}
     return {name: leaf.astype(int) if leaf.dtype == bool else leaf for name, leaf in leaves.items()}
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
-    """The name, with as many underscores after it as it takes to be a new one."""
+    """The name, with underscores added until it is not among those taken."""
     while name in taken:
         name += "_"
     return name

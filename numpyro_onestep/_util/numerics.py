@@ -1,8 +1,9 @@
-"""The numerical environment that the package's own computations run in, and robust numbers.
+"""The numerical environment of the package's own computations, and limits for outlying values.
 
-A user's session may forbid JAX's promotion of types or ranks; the package's own code relies on
-both.  And where the target is evaluated in double precision, so is all that is done with it,
-whatever the session's default is.  Nothing global is changed: both end with the block.
+A user's session may forbid JAX's promotion of types or ranks, but the package's own code relies on
+both.  Where the target is evaluated in double precision, all computations with it are in double
+precision too, whatever the session's default is.  Nothing global is changed: each environment ends
+with its `with` block.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,8 +15,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-# Interquartile ranges from the median beyond which a value counts as if it were there: about eight
-# standard deviations of a normal distribution.
+# A value is clipped at this many interquartile ranges from the median, which is about eight
+# standard deviations of a normal distribution.  Otherwise a few draws of a heavy tail would rule.
 _REACH = 6.0
 
 
@@ -39,9 +40,9 @@ def refuse_transformations(values: Iterable[Any]) -> None:
     """Raise a TypeError inside `jax.jit`, `vmap` and the like, where no value is known.
 
     Args:
-        values: what the run depends on.
+        values: all values that the run depends on.
     """
-    # Inside jit even what depends on none of its arguments is not computed at once.
+    # Inside jit even an operation on constants is traced and not computed.
     inside = isinstance(jax.lax.add(np.float32(0), np.float32(0)), Tracer)
     if inside or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
         raise TypeError(
@@ -54,10 +55,10 @@ def refuse_transformations(values: Iterable[Any]) -> None:
 def clipped(
     values: Float[np.ndarray, "*n"], like: Float[np.ndarray, "*m"]
 ) -> Float[np.ndarray, "*n"]:
-    """Values no further from the median of others than heavy tails are let count.
+    """Values, clipped at six interquartile ranges from the median of other values.
 
     Args:
-        values: along their first axis.
+        values: the values to clip, along their first axis.
         like: the values whose median and interquartile range are taken, along their first axis.
     """
     low, middle, high = np.quantile(like, [0.25, 0.5, 0.75], axis=0)

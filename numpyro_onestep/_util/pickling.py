@@ -1,4 +1,4 @@
-"""Objects that hold arrays and can be pickled in a session of one precision and read in another."""
+"""Pickling of objects with arrays, to be read in a session of another precision too."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from numpyro_onestep._util.numerics import numerics
 
 
 class ArraysAsNumpy:
-    """Its attributes' arrays are pickled as NumPy's, which keep their type in any session."""
+    """A class whose arrays are pickled as NumPy arrays, which keep their type in any session."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Attributes, JAX's arrays in them as NumPy's; random keys stay as they are."""
+        """The attributes, with JAX arrays as NumPy arrays; random keys stay as they are."""
         return jax.tree.map(_as_numpy, vars(self))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """The way back."""
-        with numerics(double=True):  # arrays in single precision stay so
+        """The attributes, with JAX arrays again."""
+        with numerics(double=True):  # arrays in single precision keep their type too
             vars(self).update({name: _as_jax(value) for name, value in state.items()})
 
 
 class _Packed:
-    """A NumPy array that was one of JAX's."""
+    """A NumPy array that was a JAX array before."""
 
     def __init__(self, value: np.ndarray):
         self.value = value

@@ -1,8 +1,8 @@
-"""Named streams of random numbers: every key that the package derives, it derives here.
+"""Named streams of random numbers, from which the package derives its random keys.
 
-A key must be used once.  `jax.random.split(key)[i]` equals `jax.random.fold_in(key, i)`, so a key
-that is split in one place and folded with a small number in another gives the same numbers twice.
-A stream therefore has a name, whose checksum is folded in.
+A key must be used only once.  `jax.random.split(key)[i]` equals `jax.random.fold_in(key, i)`, so a
+key that is split in one place and folded with a small number in another gives the same numbers
+twice.  A stream therefore has a name, whose checksum is folded in.
 """
 
 import zlib
@@ -21,15 +21,15 @@ def stream(rng_key: PRNGKeyArray, name: str, index: Any = 0) -> PRNGKeyArray:
 
 
 def numpy_generator(rng_key: PRNGKeyArray) -> np.random.Generator:
-    """NumPy's generator seeded by a key: each of JAX's operations would be one more program."""
+    """NumPy's generator, seeded by a key: with JAX, each operation would be compiled."""
     return np.random.default_rng(np.asarray(jr.key_data(rng_key)))
 
 
 def as_key(rng_key: Any) -> PRNGKeyArray:
-    """A JAX random key, from one of either style, or from NumPy's copy of the older style.
+    """A JAX random key, from a new-style key, an old-style one, or a NumPy copy of the latter.
 
     Raises:
-        TypeError: it is no random key, or several.
+        TypeError: it is no random key, or several keys.
     """
     kind = type(rng_key).__name__
     if isinstance(rng_key, jax.Array) and jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key):
@@ -39,7 +39,7 @@ def as_key(rng_key: Any) -> PRNGKeyArray:
     if isinstance(rng_key, (jax.Array, np.ndarray)) and rng_key.dtype == np.uint32:
         try:
             key = jr.wrap_key_data(jnp.asarray(rng_key))
-        except TypeError:  # not of the length that a key has
+        except TypeError:  # its length is not that of a key
             kind = f"an array of shape {rng_key.shape}"
         else:
             if key.shape == ():

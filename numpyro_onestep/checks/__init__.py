@@ -1,1 +1,1 @@
-"""Looking at draws without their weights: along lines through them, and for modes they miss."""
+"""Checks of draws that do not use the flow: lines through the draws, and modes they miss."""

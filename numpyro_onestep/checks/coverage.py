@@ -1,9 +1,9 @@
-"""Whether the flow's draws reach every mode: points found without the flow say so.
+"""Whether the flow's draws reach every mode, checked at points that are found without the flow.
 
 Weights cannot see what the flow never visits.  So the ends of descents from scattered starts are
-looked for among the pool's draws.  Where one lies further from its nearest draws than draws lie
-from each other, Markov chains start there.  If they stay away from the pool too, the mass around
-them is compared with the mass that the pool sees, by mean energies and standard deviations:
+compared with the draws.  Where an end lies further from its nearest draws than draws lie from each
+other, Markov chains start there.  If they stay away from the draws too, the mass around them is
+compared with the mass that the draws reach, by mean energies and standard deviations:
     log Z_A - log Z = -(E_A[U] - E_pool[U]) + (H_A - H_pool),
 the entropies H by the standard deviations in coordinates where the pool's covariance is I.
 """
@@ -24,46 +24,48 @@ from numpyro_onestep.multimodal.modes import unseen
 from numpyro_onestep.optimise.lbfgs import descent
 from numpyro_onestep.target.precision import energies
 
-# Descents begin at these distances from where the model starts, in its own units, ...
+# Distances from the model's start, in the model's own units, at which descents begin.
 _AROUND = (1.0, 3.0, 10.0, 30.0) * 2 + (100.0, 300.0)
-# ... and beside the preconditioner's centre, where one coordinate is moved by this many standard
-# deviations to either side.
+# Other descents begin at the preconditioner's centre, with one coordinate moved to either side by
+# these numbers of standard deviations.
 _BESIDE = (8.0, 16.0) * 5
-# This many descents are made in any case, the rest while they take less than this fraction of the
-# time that training took.
+# Descents that are made in any case.  The others are made as long as all take less than this
+# fraction of the time of training.
 _FEWEST_DESCENTS = 8
 _TIME_FRACTION = 0.05
 # A descent has reached a minimum where the slope is below this, in nats for each standard deviation
 # of the preconditioner and of the draws.  In a neck, or a tail without an end, it stays steep.
 _FLAT = 0.5
-# Draws that distances are taken to; and others, at most a quarter of all, whose own distances to
-# these say what is usual.
+# Draws to which distances are measured; and other draws, at most a quarter of all, whose distances
+# to the former show which distance is usual.
 _NUM_REFERENCE, _NUM_JUDGED = 2000, 500
-_FEWEST_DRAWS = 50  # of fewer the distances say too little
+_FEWEST_DRAWS = 50  # with fewer the distances are too uncertain
 # The distance of a point is that to its fifth nearest draw after the nearest.
 _NEIGHBOUR = 5
-# An end is away from the draws if its distance is the first number times the distance that the
-# second, a fraction, of the judged draws stay below.  (Not all of them: a few may have strayed into
-# the very mode that is missing.)
+# An end is away from the draws if its distance is above the first number times the usual distance.
+# The usual distance is the one that the second number, a fraction, of the judged draws stay below.
+# (Not all of them, since a few draws may have strayed into the mode that is missing.)
 _AWAY = 1.2
 _USUAL = 0.99
-# Nats.  A minimum so far above the draws' mean energy, the width of its basin allowed for, holds no
-# mass that matters.
+# Nats.  A minimum that is further above the draws' mean energy, with an allowance for the width of
+# its basin, has no mass that matters.
 _HOPELESS = 10.0
-_CHAINS_EACH = 64  # from each minimum
-_STEPS = 25  # of HMC, in a round
-# Rounds are made until the chains' mean energy rises by less than the second number (nats).
+_CHAINS_EACH = 64  # chains from each minimum
+_STEPS = 25  # steps of HMC in a round
+# Largest number of rounds, and nats: rounds end once the mean energy rises by less than the latter
+# or by less than its noise.
 _MOST_ROUNDS, _LEVEL = 12, 0.1
-# Two groups of chains are in one mode if their means are this near, in their standard deviations.
+# Two groups of chains are in one mode if the distance of their means is below this, in standard
+# deviations.
 _SAME_MODE = 1.0
 
 
 class Missed(NamedTuple):
-    """What the flow's draws do not reach."""
+    """Modes that the draws do not reach."""
 
     num_modes: int
-    odds: float  # mass there over the mass that the pool sees
-    where: Float[Array, " d"]  # the heaviest mode
+    odds: float  # mass of these modes over the mass that the draws reach
+    where: Float[Array, " d"]  # a point of the heaviest of these modes, unconstrained
 
 
 def find_missed(
@@ -76,10 +78,10 @@ def find_missed(
 ) -> Missed | None:
     """Modes that descents find and equally weighted draws do not reach, or None.
 
-    `mean_energy` is the posterior's, by the weighted pool.  The check costs the descents and a few
-    distances, and compiles nothing, where no minimum is both away from the draws and near that
-    energy.  In more than 512 dimensions, where a descent takes long, and with fewer than 50 draws
-    it is not made.
+    `mean_energy` is the mean energy of the posterior, by the weighted pool (nats).  Where no
+    minimum is both away from the draws and near that energy, the check costs only the descents and
+    some distances, and compiles nothing.  It is not made in more than 512 dimensions, where a
+    descent takes long, nor with fewer than 50 draws.
     """
     gaussian = potential.preconditioner
     if start.size > limits.COVERAGE_CHECK or len(x) < _FEWEST_DRAWS:
@@ -110,8 +112,9 @@ def find_missed(
     odds, heaviest, where = 0.0, -np.inf, suspects[0]
     for index in np.argsort(energy.mean(1)):
         if stayed[index].mean() < 0.5:
-            continue  # the chains came back to the pool: no mode of its own
-        # Chains that came back are the pool's: with them the scale would be that of both.
+            continue  # most chains came back to the draws, so this is no mode of its own
+        # Chains that came back are left out; with them the standard deviation would be that of both
+        # places.
         stays = stayed[index]
         mean, scale = white[index, stays].mean(0), white[index, stays].std(0) + 1e-6
         same = [np.mean(((mean - m) / s) ** 2) < _SAME_MODE**2 for m, s in modes]
@@ -130,10 +133,10 @@ def find_missed(
 
 
 def _settled(potential: PreconditionedPotential, x, rng_key: PRNGKeyArray, num_groups: int):
-    """Where chains are once the mean energy of every group of them has stopped rising, and it.
+    """The ends and energies of chains, once no group's mean energy rises any more.
 
-    They start at minima.  While they climb to where the mass is, their energy is too low by up to
-    half a nat a dimension, and the mass around them would seem as much larger.
+    Chains start at minima.  While they climb to where the mass is, their energy is too low by up to
+    half a nat for each dimension, and the log mass around them would seem too large by as much.
     """
     before = np.full(num_groups, -np.inf)
     energy = np.zeros((num_groups, _CHAINS_EACH))
@@ -149,10 +152,10 @@ def _settled(potential: PreconditionedPotential, x, rng_key: PRNGKeyArray, num_g
 
 
 def _minima(potential: PreconditionedPotential, scales, starts, training_seconds: float):
-    """Ends of descents that arrived, and the energies there.
+    """Ends of the descents that reached a minimum, and the energies there.
 
-    One after the other, by the program that the preconditioner's own descent has left compiled:
-    most take milliseconds, and compiling another one would take a second.
+    Descents are made one after the other, by the program that was compiled for the descent of the
+    preconditioner's fit: most take milliseconds, while to compile another program takes a second.
     """
     begin, ends, energies = time.perf_counter(), [], []
     for index, at in enumerate(starts):
@@ -173,9 +176,9 @@ def _starts(
 ) -> Float[np.ndarray, "m d"]:
     """Points around the start, and points that differ from the Gaussian's centre in one coordinate.
 
-    Where every coordinate has two wells, descents from all over lead to minima that differ in half
-    their wells, each of next to no mass; the weighty neighbours differ in one.  In random order,
-    since time may not suffice for all.
+    Where every coordinate has two wells, descents from far away lead to minima that differ from the
+    draws in half of the wells, each with nearly no mass.  Minima of more mass differ in one well
+    only.  The order is random, since time may not suffice for all.
     """
     rng = numpy_generator(rng_key)
     scales = np.asarray(_AROUND)[:, None]
@@ -196,7 +199,7 @@ def _energies(potential: PreconditionedPotential, x) -> Float[np.ndarray, " n"]:
 
 
 class _Cloud:
-    """Draws in coordinates where their covariance is I, and how near they lie to each other."""
+    """Draws in coordinates in which their covariance is I, with their usual distance."""
 
     def __init__(self, draws: Float[np.ndarray, "n d"], num_judged: int):
         self.mean = draws.mean(0)

@@ -1,14 +1,14 @@
-"""What the posterior says along single coordinates, compared with the draws.
+"""The posterior density along single coordinates, compared with the draws.
 
-If draws are the posterior's, redrawing one coordinate from its conditional distribution leaves them
-so (Gibbs sampling).  From some draws the density is looked at along a line through each, at points
-that are scattered over all of the coordinate's range.  Where the redrawn coordinate has another
-mean or standard deviation than the draws, or another fraction of it lies in some interval, the
-draws are wrong.  That needs no gradient and no basin, so it sees what neither weights nor descents
-see: a narrow spike inside a wide slab, the far side of an edge, a step.
+If draws are those of the posterior, redrawing one coordinate from its conditional distribution
+leaves them so (Gibbs sampling).  The density is evaluated along a line through each of some draws,
+at points that are scattered over all of the coordinate's range.  Where the redrawn coordinate has
+another mean or standard deviation than the draws, or another fraction of it lies in some interval,
+the draws are wrong.  That needs no gradient and no basin, so it sees what neither weights nor
+descents see: a narrow spike inside a wide slab, the far side of an edge, a step.
 
-The points also say what is in the way: an edge, where a point of high density is next to one of
-none; a step, where the density changes by more than its slope accounts for.
+The points also show obstacles to training: an edge, where a point of high density is next to one of
+density zero; a step, where the density changes by more than its slope accounts for.
 """
 
 import time
@@ -24,37 +24,39 @@ from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import clipped
 from numpyro_onestep._util.random import numpy_generator
 
-_FEWEST_LINES, _MOST_LINES = 32, 128  # for each coordinate, one through a draw each
+_FEWEST_LINES, _MOST_LINES = 32, 128  # for each coordinate; each line goes through another draw
 _NUM_POINTS = 64  # on a line
-_GROUP = 16  # lines that are looked at in one call
-# Coordinates are looked at in random order, until it is this many, or until this fraction of the
-# time that training took is spent.
+_GROUP = 16  # lines that are evaluated in one call
+# Largest number of coordinates, and largest time as a fraction of that of training.  Coordinates
+# are scanned in random order until either is reached.
 _MOST_COORDINATES = 64
 _TIME_FRACTION = 0.1
-_FEWEST_DRAWS = 500  # fewer cannot be compared with
-# The line reaches beyond the draws on either side, by this fraction of their range.
+_FEWEST_DRAWS = 500  # with fewer the comparison is too uncertain
+# A line reaches beyond the draws on either side, by this fraction of their range.
 _BEYOND = 0.25
 _NUM_BINS = 20  # intervals that hold equally many draws
-# Differences that count: of means in standard deviations, of log standard deviations, and of the
-# fractions of draws in an interval.
+# Largest differences that do not matter: of means in standard deviations, of log standard
+# deviations, and of the fractions of draws in an interval.
 _LARGEST_SHIFT, _LARGEST_LOG_SCALE, _LARGEST_FRACTION = 0.2, 0.25, 0.06
-# They count as far as they are beyond this many standard errors, since a thousand are looked at.
+# Standard errors that are subtracted from each difference.  A thousand differences are computed,
+# and noise must exceed the limit in none.
 _NUM_ERRORS = 6.0
-# Nats below a line's highest density at which a point still matters, and is still near the top.
+# Nats below a line's highest density.  A point above the first level still matters; above the
+# second its density is high.
 _DEEP, _NEAR_TOP = 8.0, 3.0
-# Nats by which the density jumps where its slope accounts for none of it.
+# Nats.  A change of the log density that exceeds what its slope accounts for by more is a jump.
 _JUMP = 0.3
-# The fraction of the lines that an edge or a step must cross to be one.
+# The fraction of the lines that must cross an edge or a step; fewer lines do not count.
 _MANY_LINES = 0.1
 
 
 class Scan(NamedTuple):
-    """What the lines through the draws show; names are of coordinates."""
+    """The results of the scan; coordinates are given by name."""
 
-    off: float  # the largest difference, in units of what counts: above 1 the draws are wrong
-    where: str
-    edge: str | None  # a coordinate whose support ends where the density is high
-    step: str | None  # one in which the density jumps
+    off: float  # largest difference, in units of what may be neglected: above 1 draws are wrong
+    where: str  # the coordinate of that difference
+    edge: str | None  # a coordinate in which the density ends while it is high
+    step: str | None  # a coordinate in which the density jumps
 
 
 def scan_lines(
@@ -64,7 +66,7 @@ def scan_lines(
     rng_key: PRNGKeyArray,
     training_seconds: float,
 ) -> Scan | None:
-    """Look along single coordinates; None where the draws are too few to compare with."""
+    """Scan single coordinates; None where there are too few draws to compare with."""
     x = np.asarray(x)[np.isfinite(x).all(1)]
     if len(x) < _FEWEST_DRAWS:
         return None
@@ -85,7 +87,7 @@ def scan_lines(
 
 
 def _affordable(potential, x, budget: float) -> int:
-    """How many lines a coordinate let all coordinates be looked at within the budget (seconds)."""
+    """The number of lines for each coordinate with which the scan keeps to the budget (seconds)."""
     few = x[:_GROUP], np.repeat(x[:_GROUP, :1], _NUM_POINTS + 1, axis=1)
     seconds = 0.0
     for _ in range(2):  # the first time there may be a program to compile
@@ -125,8 +127,8 @@ def _look_along(potential, x, j: int, num: int, rng: np.random.Generator, name: 
 def _redrawn(log_density):
     """The weights of a line's points, the draw itself first, in its conditional distribution.
 
-    Where the draw outweighs all scattered points together, these are too far apart to see how wide
-    the density is around it, as in a funnel's neck: then it stays where it is.
+    Where the draw outweighs all scattered points together, the points are too far apart to see how
+    wide the density is around the draw, as in a funnel's neck.  Then the draw stays where it is.
     """
     own, others = log_density[:, :1], log_density[:, 1:]
     total = logsumexp(others, axis=1, keepdims=True)
@@ -137,8 +139,8 @@ def _redrawn(log_density):
 
 
 def _difference(column, at, weight) -> float:
-    """The largest difference of the redrawn coordinate from the draws, in units of what counts."""
-    # The scale of a heavy tail is that of a few draws, which the lines may not pass through.
+    """The largest difference of the redrawn coordinate from the draws, in units of its limit."""
+    # The standard deviation of a heavy tail is that of a few draws, through which no line may go.
     near, at_near = (clipped(values, like=column) for values in (column, at))
     mean, scale = near.mean(), near.std() + 1e-30
     first = np.sum(weight * (at_near - mean), 1) / scale
@@ -161,12 +163,12 @@ def _difference(column, at, weight) -> float:
 
 
 def _counted(difference: float, error: float, limit: float) -> float:
-    """A difference in units of what counts, as far as it is beyond its noise."""
+    """A difference less six standard errors, in units of its limit; zero within its noise."""
     return max(abs(difference) - _NUM_ERRORS * error, 0.0) / limit
 
 
 def _obstacles(log_density, slope, at, nothing):
-    """Whether many of the lines cross an edge, which may cross a step, and where those may."""
+    """Whether many lines cross an edge; which lines may cross a step, and in which interval."""
     below = log_density - log_density.max(1, keepdims=True)
     high = below > -_NEAR_TOP
     left, right = slice(None, -1), slice(1, None)
@@ -175,7 +177,7 @@ def _obstacles(log_density, slope, at, nothing):
     width = at[:, right] - at[:, left]
     with np.errstate(invalid="ignore"):
         rise = log_density[:, right] - log_density[:, left]
-        # By the trapezoid rule, which is off by less than the change of slope over the interval.
+        # The trapezoid rule, whose error is below the change of slope times the width.
         expected = -0.5 * (slope[:, right] + slope[:, left]) * width
         slack = 0.5 * abs(slope[:, right] - slope[:, left]) * width
         jumps = np.where(both, abs(rise - expected) - _JUMP - slack, -np.inf)
@@ -186,7 +188,7 @@ def _obstacles(log_density, slope, at, nothing):
 
 
 def _is_step(potential, draws, interval, j: int) -> bool:
-    """Whether the jumps stay as they are where one looks more closely, as steep slopes do not."""
+    """Whether jumps remain at a finer resolution, where a steep slope turns out to be smooth."""
     fractions = np.linspace(0, 1, _NUM_POINTS + 1)
     fine = (interval[:, :1] + (interval[:, 1:] - interval[:, :1]) * fractions).astype(draws.dtype)
     energy, _ = _along(potential, draws, fine, j)
@@ -201,7 +203,7 @@ def _along(potential, draws, points, j: int) -> tuple[np.ndarray, np.ndarray]:
     """U and its slope along coordinate j, at the points of each draw's line."""
     energy, slope = [], []
     for begin in range(0, len(draws), _GROUP):
-        # The program is compiled for this many lines: some may be looked at twice.
+        # The program is compiled for groups of one size, so some lines may be evaluated twice.
         lines = np.resize(np.arange(begin, min(begin + _GROUP, len(draws))), _GROUP)
         found = _along_some(potential, draws[lines], points[lines], np.asarray(j))
         for values, part in zip((energy, slope), found, strict=True):
@@ -220,5 +222,5 @@ def _along_some(potential: Any, x: Float[Array, "m d"], points: Float[Array, "m 
 
         return jax.vmap(at)(ticks)
 
-    # A few at a time: with many rows of data more do not fit the processor's cache.
+    # Two lines at a time: with many rows of data more do not fit the processor's cache.
     return map_in_batches(one, (x, points), 2)

@@ -1,8 +1,8 @@
 """From the flow's weighted draws to draws of the posterior.
 
-`None` leaves the flow's own draws, `"psis"` resamples them by their smoothed weights, `"imh"` runs
-independence Metropolis-Hastings with them for proposals, and `"nuts"` runs NUTS in the space that
-the flow starts from.
+`None` leaves the flow's own draws, `"psis"` resamples the pool by its smoothed weights, `"imh"`
+runs independence Metropolis-Hastings with the pool's draws as proposals, and `"nuts"` runs NUTS on
+z, the coordinates of the base distribution.
 """
 
 from numpyro_onestep.corrections.base import AbstractCorrection, Corrected
@@ -14,7 +14,7 @@ from numpyro_onestep.settings import DrawSettings, require
 
 __all__ = ["CORRECTIONS", "AbstractCorrection", "Corrected", "correction_of"]
 
-# By the name that users give as `correction=`.
+# Each correction by the name that users give as `correction=`.
 CORRECTIONS: dict[str | None, type[AbstractCorrection]] = {
     "psis": PSIS,
     "imh": IndependenceMetropolis,
@@ -27,7 +27,7 @@ def correction_of(settings: DrawSettings) -> AbstractCorrection:
     """The correction that the settings name.
 
     Raises:
-        ValueError: there is none of that name, or it cannot do what the settings ask for.
+        ValueError: no correction has that name, or it does not allow another of the settings.
     """
     name = settings.correction
     *others, last = (repr(known) for known in CORRECTIONS)

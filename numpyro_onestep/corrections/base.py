@@ -1,4 +1,4 @@
-"""What every correction is, and what it returns."""
+"""The base class of all corrections, and their result."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -13,28 +13,28 @@ from numpyro_onestep.importance.evidence import WeightedPool
 from numpyro_onestep.settings import DrawSettings, require
 from numpyro_onestep.target import Potential
 
-# Above it chains have not mixed (Vehtari et al., "Rank-normalization, folding, and localization: an
-# improved R-hat", Bayesian Analysis 2021).
+# R-hat above which chains have not mixed (Vehtari et al., "Rank-normalization, folding, and
+# localization: an improved R-hat", Bayesian Analysis 2021).
 LARGEST_R_HAT = 1.01
-# Draws of a chain below which R-hat says nothing: halves of two draws each.
+# Draws of a chain that split R-hat needs: two in each half.
 _FEWEST_OF_A_CHAIN = 4
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """Draws in unconstrained coordinates, chain after chain, and what is to be said of them.
+    """Draws in unconstrained coordinates, chain after chain, with their diagnostics.
 
-    Only `x` and `line` are known of every correction; the rest keeps its default where a correction
-    has nothing to say of it.
+    Every correction gives `x` and `line`; the other attributes keep their defaults where they do
+    not apply.
     """
 
     x: Float[np.ndarray, "n d"]
-    line: str  # how the draws came about, in the words that follow "4000 draws "
+    line: str  # how the draws came about; the summary prints it after their number
     num_chains: int = 1
     chosen: Int[np.ndarray, " n"] | None = None  # which members of the pool the draws are
-    capped_fraction: float = 0.0  # of the weight, on draws too heavy to be chosen once
-    num_rejuvenation_steps: int = 0  # taken by every draw
-    change: float = 0.0  # largest real change of a log standard deviation by rejuvenation
+    capped_fraction: float = 0.0  # of the weight; lost on draws that can be chosen only once
+    num_rejuvenation_steps: int = 0  # steps of HMC that every draw took
+    change: float = 0.0  # largest proven change of a log standard deviation by rejuvenation
     r_hat: float | None = None  # the largest of all coordinates, for chains
     min_ess: float | None = None  # the smallest of all coordinates, for chains
     acceptance: float | None = None  # mean acceptance probability, for chains
@@ -45,7 +45,7 @@ class Corrected:
 class AbstractCorrection(ABC):
     """From a weighted pool of the flow's draws to draws of the posterior.
 
-    A new correction is one file and one line.  In a file of this folder:
+    A new correction takes one new file and one line.  In a file of this folder:
 
         @final
         @dataclass(frozen=True)
@@ -59,22 +59,22 @@ class AbstractCorrection(ABC):
                 return Corrected(weighted.pool.x[chosen], "thinned", chosen=chosen)
 
     and in `corrections/__init__.py` one entry of `CORRECTIONS` with the name that users give as
-    `correction=`.  `tests/test_corrections.py` then runs its protocol test over it.  What differs
-    from the defaults below is said by class variables.
+    `correction=`.  `tests/test_corrections.py` then runs its protocol test over it.  Where the
+    defaults of the class variables below do not fit, the class sets its own.
     """
 
-    # Chains that the draws consist of.  `num_samples` must then be a multiple of it.
+    # Number of chains that the draws consist of; `num_samples` must be a multiple of it.
     num_chains: ClassVar[int] = 1
-    # The fraction of the pool that is drawn inflated, so that weights do not grow without bound.
+    # Fraction of the pool that are inflated draws, which keep the weights bounded.
     inflated_fraction: ClassVar[float] = 0.1
-    # Whether it is right where the flow starts from a mixture of modes far apart.
+    # Whether the correction is right where the flow starts from a mixture of modes far apart.
     is_multimodal: ClassVar[bool] = True
 
     settings: DrawSettings
 
     @abstractmethod
     def __init__(self, settings: DrawSettings):
-        """Take what it needs from the settings."""
+        """Take the settings that the correction needs."""
 
     @abstractmethod
     def __call__(
@@ -89,7 +89,7 @@ class AbstractCorrection(ABC):
         Args:
             weighted: the pool, its evidence and its smoothed log weights; the log evidence is
                 finite.
-            distribution: the flow's, which made the pool.
+            distribution: the distribution of the flow, which made the pool.
             target: U, in unconstrained coordinates.
             rng_key: a JAX random key.
         """
@@ -99,7 +99,7 @@ class AbstractCorrection(ABC):
         """Raise a ValueError where the settings ask for what this correction cannot do.
 
         Args:
-            name: what users call it.
+            name: the name that users give as `correction=`.
         """
         num = self.num_chains
         if num > 1:

@@ -1,11 +1,11 @@
-"""NUTS in the space that the flow starts from (NeuTra: Hoffman et al., 2019).
+"""NUTS on z, the coordinates of the base distribution (NeuTra: Hoffman et al., 2019).
 
-The posterior pulled back through the map, gamma(T(z)) |det dT/dz|, is near the standard normal:
-what is a neck in x is nearly round in z.  Chains start at resampled draws, so warm-up only tunes.
+The posterior pulled back through the map, gamma(T(z)) |det dT/dz|, is near the standard normal: a
+neck in x is nearly round in z.  Chains start at resampled draws, so warm-up only tunes.
 
 Where the map has not flattened a neck, an adapted step diverges.  NUTS then runs once more, twice
-at most, with steps that are short and not adapted: a chain that warms up in a neck would shrink its
-own for ever, one that does not would keep steps that are too long for it.
+at most, with short steps that are not adapted.  An adapted step would be wrong there: too short for
+the rest if a chain warms up in the neck, too long for the neck if it does not.
 """
 
 from dataclasses import dataclass
@@ -33,13 +33,14 @@ from numpyro_onestep.target import Potential
 
 _NUM_WARMUP = 500
 _TARGET_ACCEPTANCE = 0.9
-# At most 127 leapfrog steps a transition.
+# At most 127 leapfrog steps in a transition.
 _MAX_TREE_DEPTH = 7
-# Step sizes of the second and the third run, in units of d^(-1/4) (how they scale for a standard
-# normal), and their tree depths.  The former is stable where the density curves up to 1600 sqrt(d)
-# times as much as that of a standard normal.
+# Step sizes of the second and the third run, in units of d^(-1/4) (the scaling for a standard
+# normal), and their tree depths.  The first step is stable where the density curves up to
+# 1600 sqrt(d) times as much as that of a standard normal.
 _SHORT_STEPS, _NUM_SHORT_WARMUP = ((0.05, 7), (0.025, 8)), 100
-# Nats that keep chains from where the map has folded: one visit in e^50.
+# Nats that are added to the potential where the map folds, which keeps chains out: one visit in
+# e^50.
 _WALL = 50.0
 
 
@@ -123,8 +124,8 @@ def _latent_potential(
     """Minus the log of gamma(T(z)) |det dT/dz| (nats)."""
     image = distribution.transform.image(z)
     energy = target(image.x) - image.log_det
-    # Beyond a fold a point would be counted twice.  A wall keeps the chains out; one of infinite
-    # height would call a leapfrog step into it a divergence, which it is not.
+    # Beyond a fold a point would be counted twice.  A wall keeps the chains out.  With a wall of
+    # infinite height NUTS would count a leapfrog step into it as a divergence, which it is not.
     energy = jnp.where(image.sign > 0, energy, energy + _WALL)
     return jnp.where(jnp.isfinite(energy), energy, jnp.inf)
 

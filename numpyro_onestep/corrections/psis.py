@@ -20,15 +20,15 @@ from numpyro_onestep.mcmc.rejuvenation import rejuvenate
 from numpyro_onestep.settings import DrawSettings
 from numpyro_onestep.target import Potential
 
-# Weights of a Pareto k above this are heavy-tailed enough for rejuvenation to help.  It is well
+# Pareto k above which the weights are heavy-tailed enough for rejuvenation to help.  It is well
 # below the limit of 0.7, since k is only known to 0.1 or so.
 _LIGHT_TAIL = 0.4
-# Standard deviations at which the features of a draw that is further out are taken, so that single
-# draws in a tail do not rule what is balanced.
+# Standard deviations at which the features of a draw are cut, so that single draws in a tail do not
+# rule the balance.
 _FARTHEST = 4.0
 # An interquartile range of a normal distribution, in its standard deviations.
 _INTERQUARTILE = 1.35
-_MOST_FOR_QUANTILES = 4000  # members of the pool that quantiles are taken of
+_MOST_FOR_QUANTILES = 4000  # members of the pool from which quantiles are computed
 
 
 @final
@@ -48,7 +48,8 @@ class PSIS(AbstractCorrection):
         """Resample, and rejuvenate where that may help."""
         settings, (pool, evidence, smoothed) = self.settings, weighted
         d = pool.x.shape[1]
-        # With more features than that none would be used, and each takes as much room as the pool.
+        # With a larger d `resample` would use none of the features, and each group takes as much
+        # memory as the pool.
         few = d <= settings.num_samples * MOST_FEATURES
         features = _features(pool, distribution.base) if few else []
         chosen, capped = resample(rng_key, smoothed, settings.num_samples, features)
@@ -74,9 +75,10 @@ class PSIS(AbstractCorrection):
 
 
 def _features(pool: Pool, base: AbstractBaseDistribution) -> list[np.ndarray]:
-    """What the draws share with the pool: weights of modes, means, second moments, and asymmetry.
+    """Features to balance: weights of modes, means, second moments, and asymmetry.
 
-    The sine is a bounded third feature: with it the means of exp x and of x > 0 are nearer too.
+    The sine is a bounded third feature: it also brings the means of exp x and of x > 0 nearer to
+    those of the pool.
     """
     x = np.asarray(pool.x, np.float64)
     x = np.where(np.isfinite(x), x, 0.0)

@@ -1,4 +1,4 @@
-"""What speaks against a result, each with its likeliest cause and a remedy."""
+"""Signs that speak against a result, each with its likeliest cause and a remedy."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,41 +16,44 @@ from numpyro_onestep.result import Drawn
 from numpyro_onestep.target.precision import LARGEST_GRAIN, grain
 from numpyro_onestep.training.loop import TrainingResult
 
-# Fractions of the mass that may lie beyond the heaviest draw without means and standard deviations
-# showing it.  That is an extrapolation: it counts from the first on where the weights are uneven as
-# well, by their ESS as a fraction of the draws or by the gap (nats), and else from the last on.
+# Mass expected beyond the heaviest draw, as a fraction of the evidence.  It is an extrapolation, so
+# above the first number it counts only where the weights are uneven as well: the ESS as a fraction
+# of the draws is below the second number, or the gap in nats above the third.  Above the last
+# number it counts in any case.
 _TAIL_MASS, _UNEVEN_ESS, _UNEVEN_GAP, _LARGE_TAIL_MASS = 0.02, 0.6, 0.03, 0.25
-# The fraction of the weight that may lie on draws too heavy to be chosen once.
+# Fraction of the weight that may be lost on draws that can be chosen only once.
 _CAPPED = 0.05
-# A pool is poor if it is worth less than this fraction of its draws.
+# ESS as a fraction of the draws below which a pool is poor.
 _POOR_ESS = 0.1
-# A fold counts the weight around it twice: this fraction of it moves the log evidence by a few
-# times 0.001 nats, which is below its Monte Carlo error.
+# Fraction of the draws, or of the weight, that may lie at folds.  A fold counts the weight around
+# it twice; this fraction moves the log evidence by a few times 0.001 nats, which is below its Monte
+# Carlo error.
 _NEGLIGIBLE_FOLD = 1e-3
-# Nats between neighbouring floats of the size of the log density.  Rounding of a sum of many terms
-# multiplies that, to some 0.1.
+# Nats between neighbouring floats of the size of the log density.  In a sum of many terms rounding
+# makes the error larger than that, about 0.1.
 _COARSE = 0.05
-# The fraction of draws whose density may be not a number: single ones are what rounding makes of a
-# Cholesky factor now and then.
+# Fraction of the draws whose density may be NaN.  Rounding lets a Cholesky factor fail at single
+# draws now and then.
 _NEGLIGIBLE_REJECTED = 1e-3
-# The fraction of training steps that may have met such a value among their draws.
+# Fraction of the training steps that may have skipped a value that is not finite.
 _NEGLIGIBLE_SKIPPED = 1e-2
-# Training that had to go on at less than this fraction of its learning rate may have stalled.
+# Learning-rate scale below which training may have stalled.
 _STANDSTILL = 0.1
 # Nats between ELBO and log evidence below which training has nothing left to do.
 _SMALL_GAP = 0.1
 # A Pareto k just below its limit matters where the gap is larger than this (nats).
 _DOUBTFUL_GAP = 0.2
-# Mass that the draws may miss, over the mass they see: a rough estimate, so not too small.
+# Mass that the draws may miss, over the mass they reach.  The estimate is rough, so a smaller limit
+# would warn of noise.
 _NEGLIGIBLE_ODDS = 0.03
 
 
 class Doubt(NamedTuple):
-    """Something that speaks against a result."""
+    """One sign that speaks against a result, with its cause and a remedy."""
 
     sign: str  # what was seen, in a few words
-    cause: str  # what it comes from if nothing likelier is seen, with the remedy
-    rank: int  # the lowest comes first
+    cause: str  # its cause if nothing likelier is seen, with the remedy
+    rank: int  # the doubt of lowest rank comes first
 
 
 def doubts(run: Drawn) -> list[Doubt]:
@@ -173,7 +176,7 @@ def doubts(run: Drawn) -> list[Doubt]:
 
 
 def _grain_doubts(run: Drawn) -> list[Doubt]:
-    """Where the draws' own floats are too far apart for the posterior."""
+    """A doubt where neighbouring floats of the draws are too far apart for the posterior."""
     apart = grain(np.asarray(run.corrected.x))
     if not apart.max() > LARGEST_GRAIN:
         return []
@@ -188,20 +191,20 @@ def _grain_doubts(run: Drawn) -> list[Doubt]:
 
 
 def _is_sound(evidence: Evidence) -> bool:
-    """Whether the weights alone are as they should be."""
+    """Whether the weights alone give no reason for doubt."""
     fine = math.isfinite(evidence.log_evidence) and not folds(evidence)
     return fine and not _tail_doubts(evidence)
 
 
 def is_good(evidence: Evidence, scan: Scan | None = None) -> bool:
-    """Whether weights, and what lines through the draws show, are as they should be."""
+    """Whether neither the weights nor the lines through the draws give reason for doubt."""
     return _is_sound(evidence) and (scan is None or bool(scan.off <= 1))
 
 
 def _tail_doubts(
     evidence: Evidence, corrected: Corrected | None = None, mixture: bool = False, modes: str = ""
 ) -> list[Doubt]:
-    """Where the weights' tail may hold mass that matters."""
+    """A doubt where the tail of the weights may have mass that matters."""
     chains = corrected is not None and corrected.divergences is not None
     k, limit = evidence.pareto_k, evidence.pareto_k_limit
     gap = evidence.log_evidence - evidence.elbo
@@ -232,7 +235,7 @@ def _tail_doubts(
         return []
     affected = "the log evidence" if chains else "the draws and the log evidence"
     if evidence.ess_fraction < _POOR_ESS and not chains and not mixture:
-        # On a ring and on labels that swap this helped, and chains in the flow's space did not.
+        # This remedy helped on a ring and with labels that swap; chains on z did not.
         cause = (
             "The flow does not fit the posterior, which may have several modes or be bent like a "
             f"ring: {'; '.join(signs)}, and the pool is worth {evidence.ess_fraction:.1%} of its "
@@ -251,7 +254,7 @@ def _tail_doubts(
 
 
 def _training_doubts(training: TrainingResult, evidence: Evidence, already: bool) -> list[Doubt]:
-    """Where training had more to do, and a gap is left that it might have closed."""
+    """A doubt where training ended too early and a gap is left that it might have closed."""
     gap = evidence.log_evidence - evidence.elbo
     if not (already or gap > _SMALL_GAP) or training.interrupted or not len(training.losses):
         return []
@@ -296,8 +299,8 @@ def folds(evidence: Evidence) -> bool:
 def missed(run: Drawn) -> Missed | None:
     """Modes that the draws do not reach, None where none matters.
 
-    The mass around a minimum that is a step of the density is no Gaussian's, and is not believed
-    where lines through the draws, which see steps, show nothing wrong.
+    Around a minimum at a step of the density, the estimate of the mass, which assumes a Gaussian,
+    is wrong.  It is not believed where the lines, which see steps, show nothing wrong.
     """
     if run.missed is None or run.missed.odds < _NEGLIGIBLE_ODDS:
         return None

@@ -1,9 +1,9 @@
-"""Whether a result is to be trusted, and what to tell the user: one warning, the cause first.
+"""The verdict on a result, its warnings and its summary.
 
-A single number is no verdict.  Pareto k has no unit: a tail may be heavy and hold next to no mass,
-and weights that are light say nothing of what the flow never visits.  So a result is doubted where
-something is seen that would move it by an amount that matters, and the warning names the likeliest
-cause of all that is seen.
+A single number is no verdict.  Pareto k has no unit: a heavy tail may have nearly no mass, and
+light weights do not show what the flow never visits.  So a result is doubted where a sign is seen
+that would change it by an amount that matters.  One warning names the likeliest cause of all signs
+first.
 """
 
 import warnings
@@ -16,11 +16,11 @@ from numpyro_onestep.training.loop import TrainingResult
 
 
 class OneStepWarning(UserWarning):
-    """A result that may be wrong, why, and what to do."""
+    """A warning that a result may be wrong; it says why and what to do."""
 
 
 def check(run: Drawn) -> tuple[str, ...]:
-    """What to warn of: one sentence for the result, and one for each thing that it leaves out."""
+    """The warnings: one for the result if it may be wrong, one for each thing it leaves out."""
     found, modes = doubts(run), missed(run)
     if modes is not None:
         found = [missed_modes(run, modes), *found]
@@ -69,7 +69,7 @@ def verdict(run: Drawn) -> str:
 
 
 def summary(run: Result, settings: DrawSettings) -> str:
-    """What the weights say, and all else that a user should know of a run, in a line each."""
+    """Evidence, diagnostics, verdict and warnings of a run, each on a line."""
     evidence = run.evidence
     log_evidence, error = evidence.log_evidence, evidence.log_evidence_std_error
     rows = [

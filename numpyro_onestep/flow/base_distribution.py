@@ -1,8 +1,8 @@
-"""The base distribution: what the flow starts from, in whitened coordinates, its density known.
+"""The base distribution of the flow, in whitened coordinates, with a known density.
 
-Usually the standard normal.  Where the posterior has many modes a mixture takes its place, so that
-no continuous map has to tear one Gaussian into many pieces; a draw still costs one evaluation, and
-its density stays exact.
+It is usually the standard normal.  Where the posterior has many modes it is a mixture, since a
+continuous map cannot tear one Gaussian into many pieces; a draw still costs one evaluation, and its
+density stays exact.
 """
 
 import abc
@@ -16,20 +16,21 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-# Numbers in the Cholesky factors of as many draws as are made at once: 110 MB in single precision.
+# Numbers in the Cholesky factors that are gathered at once, one factor for each draw: 110 MB in
+# single precision.  More draws are made in batches, to bound the memory.
 _LARGEST_GATHER = 27_487_790
 
 
 def standard_normal_log_density(z: Float[Array, " d"]) -> Float[Array, ""]:
-    """Log N(z; 0, I)."""
+    """The log density log N(z; 0, I) (nats)."""
     return -0.5 * jnp.sum(z**2) - 0.5 * z.size * jnp.log(2 * jnp.pi)
 
 
 class AbstractBaseDistribution(eqx.Module):
-    """Draws and densities (nats).
+    """A distribution with draws and log densities (nats).
 
     `scale` inflates the distribution: every component keeps its centre, and its standard
-    deviations are that many times as large.
+    deviations are multiplied by `scale`.
     """
 
     @abc.abstractmethod
@@ -40,7 +41,7 @@ class AbstractBaseDistribution(eqx.Module):
         like: Float[Array, " d"],
         scale: float | Float[Array, " n"] = 1.0,
     ) -> Float[Array, "n d"]:
-        """Independent draws, of the length and type of `like`; each may have its own scale."""
+        """Independent draws of the length and type of `like`; each may have its own scale."""
 
     @abc.abstractmethod
     def log_density(self, z: Float[Array, " d"], scale: Any = 1.0) -> Float[Array, ""]:
@@ -55,7 +56,7 @@ class StandardNormal(AbstractBaseDistribution):
         return jnp.reshape(scale, (-1, 1)) * jr.normal(rng_key, (num, like.size), like.dtype)
 
     def log_density(self, z, scale=1.0):
-        """Log N(z; 0, scale^2 I)."""
+        """The log density log N(z; 0, scale^2 I)."""
         return standard_normal_log_density(z / scale) - z.size * jnp.log(scale)
 
 
@@ -71,7 +72,7 @@ class NormalMixture(AbstractBaseDistribution):
     inverse: Float[Array, "c d d"]  # of each scale_tril: products are cheaper than solves
 
     def sample(self, rng_key, num, like, scale=1.0):
-        """Draws: a component each, then a Gaussian of that component."""
+        """Draws: for each a component is chosen, then a draw of its Gaussian."""
         key_component, key_normal = jr.split(rng_key)
         component = jr.categorical(key_component, self.log_weights, shape=(num,))
         z = jnp.reshape(scale, (-1, 1)) * jr.normal(key_normal, (num, like.size), like.dtype)
@@ -92,26 +93,26 @@ class NormalMixture(AbstractBaseDistribution):
         """Log densities of the single components, without their weights."""
         white = jnp.einsum("cij,ncj->nci", self.inverse, z[:, None] - self.loc)
         log_det = jnp.log(jnp.diagonal(self.inverse, axis1=1, axis2=2)).sum(1)
-        # The scale comes in after the sum, so that many scales cost one product (ScaleMixture).
+        # The scale enters after the sum, so that ScaleMixture needs one product for all scales.
         log_normal = -0.5 * jnp.sum(white**2, -1) / scale**2
         return log_normal + log_det - z.shape[1] * (jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi))
 
 
 def normal_mixture(log_weights, loc, scale_tril, dtype) -> NormalMixture:
-    """From the components' parameters, in double precision."""
+    """A mixture of type `dtype` from its components' parameters, in double precision."""
     parts = log_weights, loc, scale_tril, np.linalg.inv(scale_tril)
     return NormalMixture(*(jnp.asarray(part, dtype) for part in parts))
 
 
 class ScaleMixture(AbstractBaseDistribution):
-    """A mixture of Gaussians at several scales each: heavy tails, of any weight wanted."""
+    """A mixture of Gaussians, each at several scales, for heavy tails of any weight."""
 
     mixture: NormalMixture
     log_fractions: Float[Array, " s"]
     scales: Float[Array, " s"]
 
     def sample(self, rng_key, num, like, scale=1.0):
-        """Draws: a width each, then one of the mixture."""
+        """Draws: for each a width is chosen, then a draw of the mixture at that width."""
         key_width, key_draw = jr.split(rng_key)
         width = self.scales[jr.categorical(key_width, self.log_fractions, shape=(num,))]
         return self.mixture.sample(key_draw, num, like, scale * width)
@@ -125,8 +126,8 @@ class ScaleMixture(AbstractBaseDistribution):
 class ProductMixture(AbstractBaseDistribution):
     """Independent coordinates, each a mixture of one-dimensional Gaussians.
 
-    With c components a coordinate it has up to c^d modes: what a mixture in d dimensions would need
-    as many components for.
+    With c components in each coordinate it has up to c^d modes; a mixture in d dimensions would
+    need one component for each of them.
     """
 
     log_weights: Float[Array, "d c"]
@@ -154,5 +155,5 @@ class ProductMixture(AbstractBaseDistribution):
 
 
 def inflated_scale(d: int) -> float:
-    """Scale of draws a little wider than the base distribution: a unit of radius more, at any d."""
+    """Scale of inflated draws, 1 + 1/sqrt(d): their radius is larger by about 1 at any d."""
     return 1 + 1 / math.sqrt(d)

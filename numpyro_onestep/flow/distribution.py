@@ -22,18 +22,20 @@ class FlowDistribution(Distribution):
 
     A draw costs k evaluations of the network, and its density is exact, by the change of variables
         log q(x) = log n(z) - log|det dx/dz|,   n the density of the base distribution.
-    `sample_and_log_prob` gets it on the way, by the exact volume of the map; `log_prob` finds z by
-    the map's inverse first, and is differentiable in x and in the parameters by the implicit
-    function theorem.
+    `sample_and_log_prob` computes the density with the draw, by the exact volume of the map.
+    `log_prob` finds z by the map's inverse first; it is differentiable in x and in the parameters
+    by the implicit function theorem.
 
     Where the inverse is not found, or the map folds (its determinant is negative there, so that
-    several z may lead to x), the density is not known: `log_prob` is not a number.
+    several z may lead to x), the density is not known, and `log_prob` is NaN.  The event shape is
+    `(d,)`, the batch shape is empty, and log densities are in nats.
 
     Args:
         flow: the k-step map in whitened coordinates.
         preconditioner: the Gaussian preconditioner, from whitened to unconstrained coordinates.
         base: the base distribution. Default N(0, I).
         num_steps: k, a divisor of the flow's grid. Default 1.
+        validate_args: as for every NumPyro distribution. Default None.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -63,23 +65,23 @@ class FlowDistribution(Distribution):
 
     @property
     def dim(self) -> int:
-        """d."""
+        """Number of dimensions, d."""
         return self.event_shape[0]
 
     @property
     def transform(self) -> FlowTransform:
-        """The map alone."""
+        """The map from z to x, as a NumPyro transform."""
         return FlowTransform(self.flow, self.preconditioner, self.num_steps)
 
     def with_flow(self, flow: FlowMap) -> "FlowDistribution":
-        """The same with another map in whitened coordinates."""
+        """The same distribution with another map in whitened coordinates."""
         return type(self)(flow, self.preconditioner, self.base, self.num_steps)
 
     def with_steps(self, num_steps: int) -> "FlowDistribution":
-        """The same with another number of flow steps.
+        """The same distribution with another number of flow steps.
 
         Raises:
-            ValueError: it does not divide the flow's grid.
+            ValueError: `num_steps` does not divide the flow's grid.
         """
         self.flow.schedule(num_steps)
         return type(self)(self.flow, self.preconditioner, self.base, num_steps)
@@ -87,30 +89,30 @@ class FlowDistribution(Distribution):
     def sample_base(
         self, rng_key: PRNGKeyArray, num: int, scale: float | Float[Array, " n"] = 1.0
     ) -> Float[Array, "n d"]:
-        """Draws of the base distribution, of the network's type, inflated by `scale`."""
-        # Where the target is in double precision the network still is in single.
+        """Draws `(num, d)` of the base distribution, of the network's type, inflated by `scale`."""
+        # The network is in single precision even where the target is in double precision.
         like = self.preconditioner.loc.astype(self.flow.dtype)
         return self.base.sample(rng_key, num, like, scale).astype(like.dtype)
 
     def log_prob_at(self, z: Float[Array, " d"], image: Image) -> Float[Array, ""]:
-        """Log q(x), x the image of z (nats)."""
+        """The log density log q(x) of the flow at x, the image of z (nats)."""
         return self.base.log_density(z) - image.log_det
 
     def sample(self, key: PRNGKeyArray | None, sample_shape: tuple[int, ...] = ()) -> Any:
-        """Draws: `(*sample_shape, d)`."""
+        """Draws of shape `(*sample_shape, d)`, by k evaluations of the network each."""
         return self.sample_with_intermediates(key, sample_shape)[0]
 
     def sample_with_intermediates(
         self, key: PRNGKeyArray | None, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Any, list[Any]]:
-        """Draws and, for their densities, the base draws that they were made of."""
+        """Draws `(*sample_shape, d)`, and the base draws they come from, for `log_prob`."""
         z = self._base_draws(key, sample_shape)
         return self.transform(z), [z]
 
     def sample_and_log_prob(
         self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Float[Array, "*n d"], Float[Array, "*n"]]:
-        """Draws and their log densities (nats), without the map's inverse."""
+        """Draws `(*sample_shape, d)` and log densities `(*sample_shape,)` (nats), no inverse."""
 
         def one(z):
             image = self.transform.image(z)
@@ -121,12 +123,15 @@ class FlowDistribution(Distribution):
 
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
-        """Log densities at any points (nats).
+        """Log densities at any points (nats), NaN where they are not known.
 
         Args:
-            value: points.
-            intermediates: what `sample_with_intermediates` gave with them; then no inverse is
-                looked for.
+            value: points, `(*n, d)`.
+            intermediates: those that `sample_with_intermediates` returned with the points; with
+                them no inverse is computed. Default None.
+
+        Returns:
+            Log densities, `(*n,)`.
         """
         if intermediates:
             (z,) = intermediates
@@ -136,7 +141,7 @@ class FlowDistribution(Distribution):
 
         def one(z, found):
             image = self.transform.image(z)
-            # A draw that is known to come from z has a density whatever the map does elsewhere.
+            # A draw that is known to come from z has a density even where the map folds.
             known = found & ((image.sign > 0) | bool(intermediates))
             return jnp.where(known, self.log_prob_at(z, image), jnp.nan)
 
@@ -156,7 +161,7 @@ class FlowDistribution(Distribution):
 
     @classmethod
     def tree_unflatten(cls, aux_data: Any, params: Any) -> "FlowDistribution":
-        """The way back, without looking at the parameters: JAX may put anything in their place."""
+        """A distribution of these parameters, unchecked: JAX may put any object in their place."""
         new = cls.__new__(cls)
         new.num_steps, new._event_shape, validate = aux_data
         new._batch_shape = ()

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 
 class Volume(NamedTuple):
-    """A point the map sends somewhere, and the map's change of volume there."""
+    """The image y of a point, and the map's change of volume at that point."""
 
     y: Float[Array, " d"]
     log_det: Float[Array, ""]
@@ -27,7 +27,7 @@ class FlowMap(eqx.Module):
 
     Args:
         network: the residual velocity.
-        times: the grid of the noise schedule, from 0 to T, K + 1 of them.
+        times: the grid of the noise schedule, K + 1 times from 0 to T.
     """
 
     network: Any  # a ResidualVelocity, or a module with its methods
@@ -35,7 +35,7 @@ class FlowMap(eqx.Module):
 
     @property
     def num_grid_steps(self) -> int:
-        """K."""
+        """K, the number of intervals of the grid."""
         return len(self.times) - 1
 
     @property
@@ -63,7 +63,7 @@ class FlowMap(eqx.Module):
         return jnp.asarray(times[:-1], self.dtype), jnp.asarray(times[:-1] - times[1:], self.dtype)
 
     def __call__(self, z: Float[Array, " d"], num_steps: int = 1) -> Float[Array, " d"]:
-        """The k-step map: whitened posterior draws from draws z of the base distribution."""
+        """The k-step map Phi_k(z), from a base draw z to whitened coordinates."""
         taus, sizes = self.schedule(num_steps)
         if num_steps == 1:
             return self.step(z, taus[0], sizes[0])
@@ -71,7 +71,7 @@ class FlowMap(eqx.Module):
         return y
 
     def jacobian(self, z: Float[Array, " d"], num_steps: int = 1) -> Float[Array, "d d"]:
-        """D Phi_k / d z of the whole map: the product over its steps."""
+        """dPhi_k / dz of the whole map: the product over its steps."""
         taus, sizes = self.schedule(num_steps)
         if num_steps == 1:
             return self.network.step_jacobian(z, taus[0], sizes[0]).dense()
@@ -88,12 +88,12 @@ class FlowMap(eqx.Module):
     def step_volume(
         self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
     ) -> Volume:
-        """One step and log|det(I + h dr/dy)|."""
+        """One step Phi(y), with its log|det(I + h dr/dy)|."""
         sign, log_det = self.network.step_jacobian(y, tau, step_size).slogdet()
         return Volume(self.step(y, tau, step_size), log_det, sign)
 
     def volume(self, z: Float[Array, " d"], num_steps: int = 1) -> Volume:
-        """The k-step map and log|det d Phi_k / dz|, exact: the sum over its steps."""
+        """The k-step map with its exact log|det dPhi_k / dz|, the sum over its steps."""
         taus, sizes = self.schedule(num_steps)
         if num_steps == 1:
             return self.step_volume(z, taus[0], sizes[0])

@@ -1,7 +1,8 @@
 """The Gaussian preconditioner: an affine map x = loc + A y.
 
-It leads from whitened coordinates y to unconstrained ones x.  Its Gaussian N(loc, A A^T) is fitted
-to the target, so that the target is near a standard normal in y, which is easier to learn.
+It leads from whitened coordinates y to unconstrained coordinates x.  Its Gaussian N(loc, A A^T) is
+fitted to the target, so that the target is near a standard normal in y, and the flow has less to
+learn.
 """
 
 from abc import abstractmethod
@@ -39,12 +40,12 @@ class AbstractPreconditioner(eqx.Module):
         """A A^T v."""
 
     def moved(self, by: Float[Array, " d"]) -> "AbstractPreconditioner":
-        """The same Gaussian elsewhere."""
+        """The same Gaussian with its mean shifted by a vector."""
         return eqx.tree_at(lambda own: own.loc, self, self.loc + by)
 
 
 class GaussianPreconditioner(AbstractPreconditioner):
-    """N(loc, scale_tril scale_tril^T): A is a triangle."""
+    """N(loc, L L^T): A is the lower triangle L, `scale_tril`."""
 
     loc: Float[Array, " d"]
     scale_tril: Float[Array, "d d"]

@@ -1,7 +1,7 @@
 """The inverse of the k-step map, step by step, by Newton's method with the step's own Jacobian.
 
-Every answer is checked by the round trip: a point the map does not reach, or that Newton's method
-does not find, is said to be so.
+Every solution is checked by a round trip through the map.  `found` is false for a point that the
+map does not reach, or whose origin Newton's method does not find.
 """
 
 from typing import NamedTuple
@@ -12,15 +12,16 @@ from jaxtyping import Array, Bool, Float
 
 from numpyro_onestep.flow.flow_map import FlowMap
 
-_MOST_ITERATIONS = 60
-# Fractions of Newton's step that are tried; the one that comes nearest to the point is taken.
+_MOST_ITERATIONS = 60  # of Newton's method, for each flow step
+# Fractions of Newton's step that are tried; the one whose image is nearest to the point is taken.
+# The whole step alone can overshoot where the map bends much.
 _FRACTIONS = (1.0, 0.5, 0.2, 0.05)
-# Of the target's size, in units of the floats' precision: what counts as there.
+# Largest error of the round trip, in units of the floats' precision times the size of the point.
 _ROUND_TRIP = 3000.0
 
 
 class Inverse(NamedTuple):
-    """Where a point came from, and whether the map does send it there."""
+    """The z that a point comes from, and whether the map sends z to that point."""
 
     z: Float[Array, " d"]
     found: Bool[Array, ""]
@@ -34,8 +35,8 @@ def invert(
     Args:
         flow: the map.
         y: a point in whitened coordinates.
-        near: a z whose image is not far from y: where the map stretches much, Newton's method finds
-            nothing from anywhere.
+        near: a z whose image is not far from y. From a z far away Newton's method fails where the
+            map stretches much.
         num_steps: k.
     """
     taus, sizes = flow.schedule(num_steps)

@@ -1,7 +1,7 @@
 """The Jacobian of one step, kept as a diagonal plus a product of two thin matrices.
 
 With one hidden layer of m units a step's Jacobian is J = diag(f) + R W, R of d x m and W of m x d.
-Where d <= m it is formed and factorised as it is.  Where d > m everything goes through
+Where d <= m the matrix J itself is formed and factorised.  Where d > m everything goes through
     M = I + W diag(1/f) R   (m x m),
     det J = det(M) prod f                                       (matrix determinant lemma),
     J^-T v = v/f - W^T M^-T R^T (v/f) / f                       (Woodbury),
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 
 class Factorised(NamedTuple):
-    """What the factorisation of J gives."""
+    """Log-determinant, sign and inverse from one factorisation."""
 
     log_det: Float[Array, ""]
     sign: Float[Array, ""]

@@ -2,13 +2,14 @@
 
 The network learns the residual of the score, r(y, tau, h) = y + grad log p_tau(y) at h -> 0, and
 at larger steps h the mean of that residual over the step.  r = 0 is exact where the target equals
-the base, and the last layer starts at zero, so an untrained flow is the base.
+the base distribution.  The last layer starts at zero, so an untrained flow is the identity, and its
+draws are those of the base distribution.
 
 The residual is split into s(y) y + t(y), coordinate by coordinate, and a step integrates the
 linear part exactly:
     y e^{h s} + h t  =  y + h r,   r = y (e^{h s} - 1) / h + t.
-A scale that depends on another coordinate is what hierarchical models ask for (the funnel), and a
-factor e^{h s} cannot turn a coordinate round as 1 + h s can.
+Hierarchical models such as the funnel need a scale that depends on another coordinate.  And a
+factor e^{h s} is always positive, while 1 + h s can turn a coordinate round.
 """
 
 import equinox as eqx
@@ -19,22 +20,23 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro_onestep._util.random import numpy_generator
 from numpyro_onestep.flow.jacobian import StepJacobian
 
-# A step scales a coordinate by no less than e^-4 and no more than e^6.
+# Logs of the smallest and the largest factor by which a step scales a coordinate, e^-4 and e^6.
+# These limits decide what a single step can do.
 _SMALLEST_LOG_SCALE, _LARGEST_LOG_SCALE = -4.0, 6.0
-# Width of the random layers of the modulation by time and step size.
+# Units of the hidden layer through which time and step size modulate the network.
 _MODULATION_WIDTH = 32
 
 
 def silu(x: Array) -> Array:
-    """X / (1 + e^-x): a function that can be pickled, as JAX's jitted one cannot."""
+    """The function x / (1 + e^-x), in a form that can be pickled; JAX's jitted one cannot."""
     return jax.nn.silu(x)
 
 
 class ResidualVelocity(eqx.Module):
     """One hidden layer, modulated by time and step size; scales s and shifts t come out.
 
-    Time and step size enter by scale and shift of the hidden units alone, which do not depend on
-    y: along a batch they are computed once.
+    Time and step size enter only by a scale and a shift of the hidden units.  These do not depend
+    on y, so for a batch they are computed once.
 
     Args:
         dim: d, length of y.
@@ -51,7 +53,7 @@ class ResidualVelocity(eqx.Module):
     width: int = eqx.field(static=True)
 
     def __init__(self, dim: int, width: int, horizon: float, rng_key: PRNGKeyArray, dtype):
-        # NumPy draws the weights: JAX would compile a second or so for it.
+        # NumPy draws the weights, since JAX would first compile for a second or so.
         rng = numpy_generator(rng_key)
 
         def linear(num_in, num_out, scale):
@@ -72,17 +74,16 @@ class ResidualVelocity(eqx.Module):
     def __call__(
         self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
     ) -> Float[Array, " d"]:
-        """r(y, tau, h): the velocity to leave y at time tau with in one step of size h."""
+        """r(y, tau, h): the mean velocity of the step of size h that leaves y at time tau."""
         _, log_scale, t = self._scale_and_shift(y, tau, step_size)
         return y * jnp.expm1(log_scale) / step_size + t
 
     def step_jacobian(
         self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
     ) -> StepJacobian:
-        """D (y + h r) / D y.
+        """d(y + h r)/dy, the Jacobian of one step, in closed form.
 
-        Forward tangents would cost three times as much, and the gradient of the volume is as much
-        cheaper again.
+        Forward tangents would cost three times as much, and so would the gradient of the volume.
         """
         slope, log_scale, _ = self._scale_and_shift(y, tau, step_size)
         of_scale, of_shift = jnp.split(self.last.weight, 2)
@@ -97,7 +98,8 @@ class ResidualVelocity(eqx.Module):
         scale, shift = jnp.split(wide(silu(narrow(self._features(tau, step_size)))), 2)
         before = (1 + scale) * self.first(y) + shift
         hidden, slope = jax.jvp(silu, (before,), (jnp.asarray(1 + scale, before.dtype),))
-        # The sum over the units keeps its size, and Adam its pace, at any width.
+        # Divided by sqrt(width), the sum over the units has the same size at any width, and so has
+        # the change of the output in a step of Adam.
         s, t = jnp.split(self.last(hidden) / self.width**0.5, 2)
         limit = _limit(s)
         return slope, limit * jnp.tanh(step_size * s / limit), t

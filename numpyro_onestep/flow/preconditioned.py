@@ -9,7 +9,7 @@ from numpyro_onestep.flow.gaussian import AbstractPreconditioner
 
 
 class PreconditionedPotential(eqx.Module):
-    """U in unconstrained coordinates x, and the same in whitened ones, y = A^-1 (x - loc).
+    """The potential in unconstrained coordinates x and in whitened ones, y = A^-1 (x - loc).
 
     `unconstrained(x)` is U(x) = -log gamma(x); `whitened(y)` is -log of the density of y.
     """

@@ -13,13 +13,14 @@ from numpyro_onestep.flow.flow_map import FlowMap
 from numpyro_onestep.flow.gaussian import AbstractPreconditioner
 from numpyro_onestep.flow.inverse import invert
 
-# The inverse is looked for from the base draws whose images are nearest, one after the other.
+# Base draws whose images are computed.  The inverse starts from those whose images are nearest to
+# the point, one after the other.
 _NUM_ANCHORS = 256
-_MOST_TRIES = 4
+_MOST_TRIES = 4  # starts for each point
 
 
 class Image(NamedTuple):
-    """Where the map sends a point, and its change of volume there."""
+    """The image x of a point, and the map's change of volume at that point."""
 
     x: Float[Array, " d"]
     log_det: Float[Array, ""]  # log|det dx/dz|
@@ -29,13 +30,16 @@ class Image(NamedTuple):
 class FlowTransform(Transform):
     """x = loc + A Phi_k(z): the k-step map, then the Gaussian preconditioner.
 
-    Differentiable in both directions, and with respect to its parameters; the inverse by the
-    implicit function theorem, whose linear system is solved by a d x d factorisation.
+    It is differentiable in both directions, and with respect to its parameters.  The inverse is
+    differentiated by the implicit function theorem, whose linear system is solved by a d x d
+    factorisation.  Points have shape `(*n, d)`, and log volumes, in nats, have shape `(*n,)`.
+
+    `inv` is NaN at a point whose inverse is not found.
 
     Args:
         flow: the map in whitened coordinates.
-        preconditioner: the affine map to unconstrained ones.
-        num_steps: k, the flow steps; a divisor of the flow's grid. Default 1.
+        preconditioner: the affine map to unconstrained coordinates.
+        num_steps: k, the number of flow steps; a divisor of the flow's grid. Default 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -55,26 +59,26 @@ class FlowTransform(Transform):
         self.flow, self.preconditioner, self.num_steps = flow, preconditioner, num_steps
 
     def image(self, z: Float[Array, " d"]) -> Image:
-        """Where one point goes, with the exact change of volume (nats)."""
+        """The image of one point z, with the exact log change of volume (nats)."""
         y, log_det, sign = self.flow.volume(z, self.num_steps)
         x = self.preconditioner.unwhiten(y)
         return Image(x, log_det + self.preconditioner.log_det, sign)
 
     def move(self, z: Float[Array, " d"]) -> Float[Array, " d"]:
-        """Where one point goes."""
+        """The image x of one point z."""
         return self.preconditioner.unwhiten(self.flow(z, self.num_steps))
 
     def preimage(
         self, x: Float[Array, " d"], near: Float[Array, " d"]
     ) -> tuple[Float[Array, " d"], Bool[Array, ""]]:
-        """Where one point came from, looked for from `near`, and whether the map does send it so.
+        """The z that one point x comes from, by a search from `near`, and whether it was found.
 
-        Not differentiable: `inv` is.
+        This is not differentiable, but `inv` is.
         """
         return invert(self.flow, self.preconditioner.whiten(x), near, self.num_steps)
 
     def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        """Images of points z (which NumPyro calls x)."""
+        """Images x of points z; NumPyro calls the argument x."""
         return jnp.vectorize(self.move, signature="(d)->(d)")(x)
 
     def call_with_intermediates(self, x: Float[Array, "*n d"]) -> tuple[Any, Any]:
@@ -95,10 +99,16 @@ class FlowTransform(Transform):
         return jnp.where(found[..., None], z, jnp.nan)
 
     def invert(self, x: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Bool[Array, "*n"]]:
-        """Where points came from, and for which of them that was found.
+        """The z that each point comes from, and for which points it was found.
 
-        A point is not found where the map does not reach it, or where Newton's method fails from
+        It is not found where the map does not reach the point, or where Newton's method fails from
         the base draws whose images are nearest.
+
+        Args:
+            x: points, `(*n, d)`.
+
+        Returns:
+            The z, `(*n, d)`, and whether each was found, `(*n,)`.
         """
         d = jnp.shape(x)[-1]
         whiten = jnp.vectorize(self.preconditioner.whiten, signature="(d)->(d)")
@@ -115,7 +125,7 @@ class FlowTransform(Transform):
 
     def _search(self, y, anchors, images):
         flow = jax.lax.stop_gradient(self.flow)
-        # The point itself is a candidate too: where the flow does little it is the nearest.
+        # The whitened point itself is a candidate too: if the flow changes little, it is nearest.
         starts = jnp.concatenate([anchors, y[None]])
         reached = jnp.concatenate([images, flow(y, self.num_steps)[None]])
         distance = jnp.sum((reached - y) ** 2, axis=1)
@@ -147,12 +157,12 @@ class FlowTransform(Transform):
         )
 
     def tree_flatten(self):
-        """As a pytree of the parameters."""
+        """The parameters as a pytree, and the number of steps."""
         names = "flow", "preconditioner"
         return tuple(getattr(self, n) for n in names), (names, {"num_steps": self.num_steps})
 
     def eq(self, other: object, static: bool = False) -> Any:
-        """Whether another transform is this one: the same steps, and the same parameters."""
+        """Whether another transform has the same number of steps and the same parameters."""
         if not isinstance(other, FlowTransform) or other.num_steps != self.num_steps:
             return False
         mine, its = (jax.tree.flatten((t.flow, t.preconditioner)) for t in (self, other))

@@ -1,1 +1,1 @@
-"""Exact weights of draws, and what follows from them: evidence, smoothing, resampling."""
+"""Exact weights of draws, and their use: evidence, smoothing, resampling."""

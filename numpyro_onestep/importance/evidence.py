@@ -1,4 +1,4 @@
-"""What the exact weights of draws say: ELBO, log evidence, Pareto k, effective sample size.
+"""ELBO, log evidence, Pareto k and effective sample size from the exact weights of draws.
 
 The log weight of a draw is log w = log gamma(x) - log q(x), q the density that it was drawn with
 (`importance.pool`).  E[log w] is the ELBO, a lower bound of log Z where the map is injective, and
@@ -15,13 +15,31 @@ from scipy.special import logsumexp
 from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.importance.psis import pareto_smooth, tail_mass, without_nan
 
-# Nats between the log evidence and the ELBO: where the gap is next to nothing, so is the mass that
-# any tail can lack.
+# Nats between the log evidence and the ELBO.  Where the gap is below this, no tail can lack mass
+# that matters.
 NEGLIGIBLE_GAP = 0.01
 
 
 class Evidence(NamedTuple):
-    """What the weights of a pool say.  Logarithms in nats."""
+    """Log evidence and diagnostics from the weights of a pool of draws.
+
+    Attributes:
+        elbo: mean log weight of the flow's own draws (nats), a lower bound of the log evidence
+            where the map is injective.
+        elbo_std_error: Monte Carlo standard error of `elbo` (nats).
+        log_evidence: log of the mean Pareto-smoothed weight (nats).
+        log_evidence_std_error: Monte Carlo standard error of `log_evidence` (nats).
+        pareto_k: shape of the tail of the weights.
+        ess: effective sample size of the pool, (sum w)^2 / sum w^2 (draws).
+        num_draws: draws in the pool.
+        folded_fraction: fraction of the flow's own draws with a negative Jacobian determinant.
+        folded_weight: fraction of all weight that lies on draws with such a determinant.
+        num_non_finite: number of the flow's own draws whose log weight is not finite.
+        resolution: distance of neighbouring floats of the size of the log density (nats).
+        tail_mass: mass expected beyond the heaviest draw, as a fraction of the evidence.
+            Default infinity.
+        num_not_a_number: how many of the flow's own draws have NaN for density. Default 0.
+    """
 
     elbo: float
     elbo_std_error: float
@@ -30,12 +48,12 @@ class Evidence(NamedTuple):
     pareto_k: float
     ess: float
     num_draws: int
-    folded_fraction: float  # of the flow's own draws, at which the map's determinant is negative
-    folded_weight: float  # the fraction of all weight that lies on such draws
-    num_non_finite: int  # of the flow's own draws
-    resolution: float  # between neighbouring floats of the size of the log density
-    tail_mass: float = math.inf  # expected beyond the heaviest draw, a fraction of the evidence
-    num_not_a_number: int = 0  # of those not finite; the others have density zero
+    folded_fraction: float
+    folded_weight: float
+    num_non_finite: int
+    resolution: float
+    tail_mass: float = math.inf
+    num_not_a_number: int = 0
 
     @property
     def pareto_k_limit(self) -> float:
@@ -47,15 +65,15 @@ class Evidence(NamedTuple):
 
     @property
     def ess_fraction(self) -> float:
-        """What the pool's draws are worth, as a fraction of their number."""
+        """The effective sample size as a fraction of the number of draws."""
         return self.ess / self.num_draws
 
     @property
     def pareto_k_std_error(self) -> float:
-        """Standard error of k from the largest 3 sqrt(S) of S weights: (1 + k) / sqrt(that many).
+        """Standard error of k from the largest 3 sqrt(S) of S weights: (1 + k) / sqrt(3 sqrt(S)).
 
-        Asymptotic, for the maximum likelihood (Smith, "Maximum likelihood estimation in a class of
-        nonregular cases", Biometrika 1985).
+        This is the asymptotic error of the maximum likelihood estimate (Smith, "Maximum likelihood
+        estimation in a class of nonregular cases", Biometrika 1985).
         """
         return (1 + self.pareto_k) / math.sqrt(3 * math.sqrt(self.num_draws))
 
@@ -66,7 +84,7 @@ class Evidence(NamedTuple):
 
 
 class WeightedPool(NamedTuple):
-    """A pool of draws, what its weights say, and the weights to resample it by."""
+    """A pool of draws, its evidence, and the smoothed weights to resample it by."""
 
     pool: Pool
     evidence: Evidence
@@ -74,12 +92,12 @@ class WeightedPool(NamedTuple):
 
 
 def weigh(pool: Pool) -> WeightedPool:
-    """The evidence that a pool of draws holds, and its smoothed log weights.
+    """The evidence of a pool of draws, and its smoothed log weights.
 
-    The log evidence is the logarithm of the mean Pareto-smoothed weight, its standard error by
-    the delta method.  A draw of density zero, or whose weight is not a number, has weight zero, and
-    the ELBO is that of the flow with such draws rejected: its density is q divided by the fraction
-    r of the others, so the bound is their mean log weight plus log r.
+    The log evidence is the logarithm of the mean Pareto-smoothed weight, and its standard error is
+    by the delta method.  A draw of density zero, or whose weight is not a number, has weight zero.
+    The ELBO is that of the flow with such draws rejected: with r the fraction of the other draws,
+    the flow's density is then q / r, so the bound is their mean log weight plus log r.
     """
     raw = without_nan(pool.log_weight)
     finite = np.isfinite(raw)

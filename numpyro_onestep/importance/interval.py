@@ -1,9 +1,9 @@
-"""The log evidence from both sides.
+"""Lower and upper bound of the log evidence: ELBO and EUBO.
 
-Under the flow's own draws the mean log weight is below log Z; under the posterior's it is above:
+The mean log weight of the flow's own draws is below log Z, that of posterior draws is above log Z:
     E_q[log w] = log Z - KL(q, p) <= log Z <= log Z + KL(p, q) = E_p[log w].
-The posterior's draws are the corrected ones, moved on by Markov chains that know nothing of the
-weights, and their weights are found through the inverse of the map.
+The posterior draws are the corrected draws, moved on by Markov chains that do not use the weights.
+Their log weights are computed by the inverse of the map.
 """
 
 from typing import Any, NamedTuple
@@ -19,25 +19,33 @@ from numpyro_onestep.importance.evidence import Evidence
 from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.mcmc.rejuvenation import move
 
-# Members of the pool among whose images the nearest to each point is looked for.
+# Members of the pool among which the nearest to each point is searched; its z starts the inverse.
 _NUM_NEIGHBOURS = 4000
-# One point in a thousand may be lost to rounding.  More is mass that the map gives no density.
+# Fraction of the points whose inverse must be found.  One point in a thousand may be lost to
+# rounding; more lost points are mass to which the map gives no density.
 _LEAST_REACHED = 0.999
 
 
 class EvidenceInterval(NamedTuple):
     """Bounds of the log evidence and their Monte Carlo standard errors (nats).
 
-    The lower one needs only that the map is injective.  The upper one holds as far as the chains'
-    ends are draws of the posterior.  It is infinite where the map's inverse does not find more than
-    one in a thousand of them; up to this many are left out, and with them what they would add.
+    The bounds are E_q[log w] <= log Z <= E_p[log w], with the flow's density q and the posterior p.
+
+    Attributes:
+        lower: the ELBO, a lower bound where the map is injective.
+        lower_std_error: Monte Carlo standard error of `lower`.
+        upper: the EUBO, an upper bound as far as the ends of the chains are posterior draws. It is
+            infinite where the map's inverse fails at more than one in a thousand of the ends.
+            Where it fails at fewer, these ends are left out of the mean.
+        upper_std_error: Monte Carlo standard error of `upper`.
+        reached_fraction: fraction of the ends of the chains at which the inverse is found.
     """
 
     lower: float
     lower_std_error: float
     upper: float
     upper_std_error: float
-    reached_fraction: float  # of the chains' ends that the map's inverse finds
+    reached_fraction: float
 
 
 def evidence_interval(
@@ -49,7 +57,7 @@ def evidence_interval(
     rng_key: PRNGKeyArray,
     num_rejuvenation_steps: int,
 ) -> EvidenceInterval:
-    """From the evidence of a pool, and corrected draws to start chains from."""
+    """Both bounds, from the evidence of a pool and chains that start at corrected draws `x`."""
     preconditioned = PreconditionedPotential(potential, distribution.preconditioner)
     steps = num_rejuvenation_steps
     ends = move(preconditioned, x, rng_key, steps) if steps else np.asarray(x)
@@ -68,7 +76,7 @@ def evidence_interval(
 def _nearest_members(
     pool: Pool, distribution: FlowDistribution, x: Float[Any, "n d"]
 ) -> Float[np.ndarray, "n d"]:
-    """The z of the nearest of some thousand members, the pool's last ones, which are inflated."""
+    """For each point the z of the nearest of the pool's last 4000 members, the inflated draws."""
     from scipy.spatial.distance import cdist  # imported here, since it takes long
 
     last = slice(-min(_NUM_NEIGHBOURS, len(pool.x)), None)
@@ -93,7 +101,7 @@ def _log_weights(
     x: Float[Array, "n d"],
     near: Float[Array, "n d"],
 ) -> tuple[Float[Array, " n"], Bool[Array, " n"]]:
-    """Log gamma - log q of given points, and where the inverse was found."""
+    """The log weights log gamma - log q of given points, and where the inverse was found."""
 
     def one(x, near):
         z, found = distribution.transform.preimage(x, near)

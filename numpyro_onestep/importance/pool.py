@@ -1,17 +1,17 @@
-"""A pool of draws with their exact densities: what the evidence and the corrections are made of.
+"""A pool of draws with their exact densities, from which evidence and corrections are computed.
 
 The deterministic-flow weight of a draw x = T(z) is
     log w = log gamma(x) - log n(z) + log|det dT/dz|,   n the base distribution,
 by the exact volume of the very map that made the draw.
 
-A fraction of the pool is drawn with z from the inflated base distribution, a little wider, and
-every member is weighed against the density of both together (a defensive mixture: Hesterberg,
+A fraction of the pool are inflated draws: their z comes from the inflated base distribution.  Every
+member is weighed against the density of the mixture of both (a defensive mixture: Hesterberg,
 "Weighted average importance sampling and defensive mixture distributions", Technometrics 1995).
-Where the flow's tails are thinner than the posterior's, that keeps the weights from growing without
-bound.  The ELBO is the mean over the flow's own draws alone.
+Where the flow's tails are thinner than the posterior's, that keeps the weights bounded.  The ELBO
+is the mean over the flow's own draws alone.
 
-Draws are made for a number rounded up, and weighed in blocks of one size, so that another number
-of draws compiles nothing.
+The number of base draws is rounded up, and they are weighed in blocks of one size, so that another
+number of draws compiles nothing.
 """
 
 import math
@@ -26,9 +26,9 @@ from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow import FlowDistribution
 from numpyro_onestep.flow.base_distribution import inflated_scale
 
-# Base draws are made in powers of two, and at least 2^16 where that takes no more numbers than
-# the second figure (128 MiB in single precision).  JAX's random numbers are the same however many
-# are made after them.
+# The number of base draws is rounded up to a power of two.  It is at least the first number where
+# that takes no more numbers than the second (128 MiB in single precision), so that few programs
+# are compiled.  In JAX the first random numbers do not depend on how many follow.
 _FEWEST_BASE_DRAWS, _MOST_NUMBERS = 2**16, 2**25
 # Batches that one call of the compiled program weighs, one after the other.
 _BATCHES = 2
@@ -39,15 +39,15 @@ class Pool(NamedTuple):
 
     x: Float[Any, "n d"]
     log_density: Float[Any, " n"]  # log gamma(x), not normalised
-    log_q: Float[Any, " n"]  # the flow's
-    log_mixture: Float[Any, " n"]  # the pool's: own and inflated draws together
+    log_q: Float[Any, " n"]  # log density of the flow
+    log_mixture: Float[Any, " n"]  # log density of the mixture of own and inflated draws
     sign: Float[Any, " n"]  # of the map's determinant: -1 proves a fold
-    own: Bool[Any, " n"]  # the flow's own draws, which come first
-    z: Float[Any, "n d"]  # where the map took them from
+    own: Bool[Any, " n"]  # whether it is one of the flow's own draws, which come first
+    z: Float[Any, "n d"]  # the base draws of which x are the images
 
     @property
     def log_weight(self) -> Float[Any, " n"]:
-        """Log gamma - log of the pool's density: what the draws are to be weighed by."""
+        """Log weights: log gamma less the log density of the defensive mixture."""
         return self.log_density - self.log_mixture
 
 
@@ -62,12 +62,12 @@ def draw_pool(
     """Draws with their exact densities, the last `num_inflated` from the inflated base.
 
     Args:
-        distribution: the flow's.
+        distribution: the distribution of the flow.
         potential: U, in unconstrained coordinates.
         rng_key: a JAX random key; the own draws are those of `draw` with the same key.
-        num: how many in all.
-        num_inflated: how many of them are inflated.
-        batch_bytes: about the memory that Jacobians may take at a time.
+        num: number of all draws.
+        num_inflated: number of inflated draws among them. Default 0.
+        batch_bytes: memory that a batch of Jacobians may take, roughly, in bytes. Default 64 MiB.
     """
     own = np.arange(num) < num - num_inflated
     scale = np.where(own, 1.0, inflated_scale(distribution.dim)).astype(distribution.flow.dtype)

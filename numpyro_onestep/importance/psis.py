@@ -1,7 +1,7 @@
-"""Pareto smoothing of weights, and what the tail beyond the heaviest of them may hold.
+"""Pareto smoothing of weights, and the mass expected beyond the heaviest of them.
 
 Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", JMLR 2024.  ArviZ
-does the smoothing, in either of its generations.
+does the smoothing, in version 0.x or 1.x.
 """
 
 import math
@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-# A tail of such a shape holds next to all of the mass, whatever its scale.
+# Pareto k from which on a tail holds nearly all of the mass, whatever its scale.
 _LARGEST_SHAPE = 5.0
-# Weights.  Of fewer the largest fifth, which is the most that ArviZ takes for the tail, is less
-# than the five that it needs.
+# Number of weights that smoothing needs.  ArviZ takes at most the largest fifth for the tail, and
+# needs five weights in it.
 _FEWEST_SMOOTHED = 25
 _FEWEST_IN_TAIL = 5
 
 
 def without_nan(log_weights) -> Float[np.ndarray, " n"]:
-    """In double precision, minus infinity where a weight is not a number or infinite."""
+    """Log weights in double precision; minus infinity in place of NaN and infinity."""
     values = np.asarray(log_weights, np.float64)
     return np.where(np.isnan(values) | (values == np.inf), -np.inf, values)
 
@@ -30,14 +30,15 @@ def pareto_smooth(
 ) -> tuple[Float[np.ndarray, " n"], float]:
     """Pareto-smoothed log weights on their original scale, and the shape k of their tail.
 
-    ArviZ does it, in either of its generations (Vehtari et al., "Pareto smoothed importance
-    sampling", JMLR 2024).  Weights that are all equal have no tail: k is then 0.  Of fewer than 25
-    weights there is no tail to speak of: they stay as they are, and k is infinite.
+    ArviZ does the smoothing (Vehtari et al., "Pareto smoothed importance sampling", JMLR 2024).
+    Weights that are all equal have no tail: k is then 0.  Fewer than 25 weights are too few for a
+    tail: they stay as they are, and k is infinite.
 
     Args:
-        log_weights: finite.
-        resolution: they are multiples of this, by rounding.  A tail of ties has no shape, so each
-            is put somewhere within it.
+        log_weights: finite log weights (nats).
+        resolution: distance of the multiples to which the log weights are rounded (nats).  A tail
+            of ties has no shape, so each log weight is put at random within its rounding.
+            Default 0.
     """
     if np.ptp(log_weights) == 0:
         return log_weights, 0.0
@@ -45,11 +46,11 @@ def pareto_smooth(
         return log_weights, math.inf
     rng = np.random.default_rng(0)
     log_weights = log_weights + resolution * rng.uniform(-0.5, 0.5, len(log_weights))
-    with np.errstate(over="ignore"):  # weights further apart than floats reach
+    with np.errstate(over="ignore"):  # the ratio of two weights may exceed the largest float
         smoothed, k = _psislw(log_weights)
     smoothed = np.asarray(smoothed, np.float64)
-    # Smoothing leaves the body of the weights alone, so the smallest one gives back the scale
-    # that normalisation took.
+    # Smoothing changes the largest weights only, so the smallest one shows by how much ArviZ has
+    # normalised them all.
     smallest = np.argmin(log_weights)
     k = float(np.asarray(k).reshape(()))
     return smoothed + (log_weights[smallest] - smoothed[smallest]), math.inf if math.isnan(k) else k
@@ -59,16 +60,16 @@ def tail_mass(log_weights: Float[np.ndarray, " n"], k: float) -> float:
     """The mass expected beyond the heaviest weight, as a fraction of the whole.
 
     The weights above a cut follow a generalised Pareto distribution of shape k, whose scale is
-    found from the median of what exceeds the cut.  Its mean beyond the heaviest weight is infinite
-    from k = 1 on, but no sample sees all of it: what is counted lies between the rarity of the
-    heaviest of these draws and that of the heaviest of a hundred times as many.
+    found from the median excess over the cut.  From k = 1 on its mean beyond the heaviest weight is
+    infinite, but no sample sees all of that.  So only the part is counted that lies between the
+    rarity of the heaviest of n draws and that of the heaviest of 100 n draws.
 
     Args:
-        log_weights: of weights whose mean is one.
+        log_weights: log weights (nats) of n draws, whose mean weight is one.
         k: shape of their tail.
     """
     n = len(log_weights)
-    num_tail = int(min(0.2 * n, 3 * math.sqrt(n)))  # as many as are smoothed
+    num_tail = int(min(0.2 * n, 3 * math.sqrt(n)))  # the number of weights that are smoothed
     if num_tail < _FEWEST_IN_TAIL or not k < _LARGEST_SHAPE:
         return math.inf
     weights = np.exp(np.sort(log_weights)[-num_tail - 1 :])
@@ -87,5 +88,5 @@ def _psislw(log_weights):
     arviz: Any = import_module("arviz")
     if hasattr(arviz, "psislw"):  # ArviZ 0.x
         return arviz.psislw(log_weights)
-    # ArviZ 1.x takes log likelihoods, whose negatives are the log weights of leaving one out.
+    # ArviZ 1.x takes log likelihoods of leave-one-out, which are minus the log weights.
     return import_module("arviz_stats.base").array_stats.psislw(-log_weights)

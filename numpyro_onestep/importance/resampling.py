@@ -1,17 +1,18 @@
 """Equally weighted draws from weighted ones, without replacement.
 
 Systematic sampling with inclusion probabilities pi_i = n w_i keeps every expectation unbiased and
-adds little noise of its own.  No draw can be included with more than certainty, so where a weight
-exceeds 1 / n the rest of it is spread over the others: that fraction is the price of distinct
-draws, and it is returned.
+adds little noise of its own.  An inclusion probability cannot exceed 1.  So where a weight exceeds
+1 / n the rest of it is spread over the other draws; the fraction of the weight that is moved in
+this way is returned.
 
 The choice may be balanced as well (Deville and Tille, "Efficient balanced sampling: the cube
-method", Biometrika 2004): of features of the draws, the chosen ones then have nearly the pool's own
-weighted means, whose error is that of the pool's size and not of n.  A choice in rounds, each of
-half of what is left to choose, does that in O(pool x features): before each the others'
-probabilities are tilted, linearly in the features, so that what is expected of them makes good what
-the rounds before have missed.  The tilts are zero in expectation, but for O(features / n): a draw
-far out is a little likelier in a later round for not having been taken.
+method", Biometrika 2004).  Given features of the draws, the chosen draws then have nearly the
+weighted means of the whole pool, whose error depends on the size of the pool and not on n.  The
+choice is made in rounds, each of half of the draws that are still to be chosen, in O(pool x
+features).  Before each round the inclusion probabilities of the rest are tilted, linearly in the
+features, so that the draws still expected make good what the rounds before have missed.  The tilts
+are zero in expectation up to O(features / n): a draw far out that was not taken is a little
+likelier in a later round.
 """
 
 from collections.abc import Sequence
@@ -22,12 +23,12 @@ from scipy.linalg import cho_factor, cho_solve
 
 from numpyro_onestep._util.random import numpy_generator
 
-# Draws for each feature.  A round of fewer could not make good what the rounds before it have
-# missed, so the last round chooses all that is left.
+# Draws for each feature in a round.  A smaller round could not make good what the rounds before
+# have missed, so the last round chooses all draws that are left.
 _LAST_ROUND_DRAWS = 2
-# Features for each draw, at most.
+# Largest number of features for each draw to be chosen.
 MOST_FEATURES = 1 / 16
-# A tilt takes no more than this fraction of a probability, or of what it lacks to one.
+# A tilt changes a probability pi by no more than this fraction of pi, or of 1 - pi.
 _LARGEST_TILT = 0.75
 
 
@@ -43,11 +44,11 @@ def resample(
         rng_key: key of the choice and of the order.
         log_weights: log of weights that sum to one.
         num: how many to choose, at most the pool's size.
-        features: groups of features to balance, the most important first; a group that would make
-            them too many for `num` is left out, with all after it.
+        features: groups of features to balance, the most important first. A group with which there
+            are too many features for `num` is left out, with all groups after it.
 
     Returns:
-        Indices in random order, and the fraction of the weight that had to go to other draws.
+        Indices in random order, and the fraction of the weight that was moved to other draws.
     """
     weights = np.exp(log_weights) + 1e-290  # a draw of weight zero comes last, but may be needed
     inclusion = num * weights / weights.sum()
@@ -76,7 +77,7 @@ def _distinct_members(rng: np.random.Generator, inclusion, num: int) -> np.ndarr
 
 
 def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.ndarray:
-    """The same in rounds, so that the features' sums over the chosen are as expected."""
+    """`num` members chosen in rounds, so that sums of features over them are as expected."""
     columns = np.column_stack(features).astype(np.float64)
     loc = inclusion @ columns / num
     columns -= loc
@@ -96,7 +97,7 @@ def _balanced(rng: np.random.Generator, inclusion, num: int, features) -> np.nda
         inclusion += np.clip(
             slack * tilt, -_LARGEST_TILT * inclusion, _LARGEST_TILT * (1 - inclusion)
         )
-        # A clipped tilt leaves their sum a little off: those that are not certain make it good.
+        # After clipping the probabilities do not quite sum to `num`: those below 1 are rescaled.
         free = inclusion < 1
         inclusion[free] *= (num - np.sum(~free)) / (inclusion[free].sum() + 1e-30)
         inclusion = np.minimum(inclusion, 1.0)
@@ -128,7 +129,7 @@ def systematic(
 
 
 def _distinct(chosen: np.ndarray, inclusion: np.ndarray) -> np.ndarray:
-    """Replace a repeat, which a certain inclusion's rounding may cause, by the likeliest unused."""
+    """Replace repeats, which rounding of probabilities of 1 may cause, by the likeliest unused."""
     unique = np.unique(chosen)
     missing = len(chosen) - len(unique)
     if missing == 0:

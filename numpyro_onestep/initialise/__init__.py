@@ -1,1 +1,1 @@
-"""Before training: the Gaussian, or the mode, that the flow starts from."""
+"""Fits of the Gaussian preconditioner, before training."""

@@ -18,33 +18,33 @@ from numpyro_onestep.optimise.lbfgs import choose
 from numpyro_onestep.target import Potential
 
 NUM_ITERATIONS = 300
-# Up to this iteration the learning rate falls as 1 / t, as in the paper; after it as 1 / t^4, which
-# averages over the later batches.
+# Iterations.  Up to here the learning rate falls as 1 / t, as in the paper by Cai et al., and then
+# as 1 / t^4, which averages over the later batches.
 _NUM_ADAPTING = 150
-# The paper's learning rate is proportional to d.  Here d counts as 32 at most: in more dimensions
-# a larger rate would follow the noise of a batch of 32.
+# The learning rate of Cai et al. is proportional to d.  Here d counts as 32 at most: in more
+# dimensions a larger rate would follow the noise of a batch of 32.
 _LARGEST_RATE_DIM = 32
-BATCH_SIZE = 32  # draws an iteration
-# The target's score may differ from the current Gaussian's by this many times sqrt(d), the typical
-# norm of the latter: single draws far out would otherwise throw the Gaussian away.
+BATCH_SIZE = 32  # draws in each iteration
+# Largest norm of the difference of the target's score and the Gaussian's, in units of sqrt(d), the
+# typical norm of the Gaussian's score.  Otherwise single draws far out would ruin the fit.
 _SCORE_CLIP = 10.0
 
 
 def batch_and_match(
     potential: Potential, initial: GaussianPreconditioner, first: Any, rng_key: PRNGKeyArray
 ) -> GaussianPreconditioner:
-    """Batch and match from a Gaussian, its learning rate that of the iterations from `first` on.
+    """Batch and match from a Gaussian, with the learning rates of iteration `first` and later.
 
-    Each update is computed in the coordinates that whiten the current Gaussian, and the factor of
-    the covariance is carried rather than the covariance: in single precision that bears the square
-    of the condition number that the covariance's own recursion would.  Where a batch has fewer
-    draws than there are dimensions, an update changes a subspace only, and no d x d matrix is
-    diagonalised.
+    Each update is computed in the coordinates that whiten the current Gaussian.  The factor of the
+    covariance is carried from update to update, not the covariance itself: in single precision it
+    can have the square of the condition number that a recursion of the covariance could have.
+    Where a batch has fewer draws than there are dimensions, an update changes a subspace only, and
+    no d x d matrix is diagonalised.
 
     Args:
         potential: the target.
         initial: the Gaussian to begin with.
-        first: number of the first iteration, from 0; larger ones begin with smaller steps.
+        first: number of the first iteration, from 0; a larger number begins with smaller steps.
         rng_key: a JAX random key.
     """
     loc = initial.loc
@@ -57,7 +57,7 @@ def batch_and_match(
         index, key = inputs
         z = jr.normal(key, (BATCH_SIZE, d), loc.dtype)
         whitened_score = score(loc + z @ factor.T) @ factor
-        # Steps of bounded length: what exceeds the Gaussian's own score -z is clipped.
+        # The excess over the Gaussian's own score -z is clipped, so that steps are bounded.
         excess = whitened_score + z
         norm = jnp.linalg.norm(excess, axis=1, keepdims=True)
         limited = excess * jnp.minimum(1, _SCORE_CLIP * jnp.sqrt(d) / norm)

@@ -31,31 +31,32 @@ from numpyro_onestep.initialise.laplace import laplace, low_rank_laplace
 from numpyro_onestep.optimise.lbfgs import descend, descent
 from numpyro_onestep.target import Potential
 
-# Steps of the descent at whose points the fits start.  The first is where the model starts; the
-# last may be on its way to a mode at infinity, far beyond the others.
+# Steps of the descent at whose points the fits start.  The first is the model's own start.  The
+# last may be on its way to a mode at infinity, far from the mass.
 _START_STEPS = (0, 10, 25, 99)
 _FIRST_SCALE = 0.1  # standard deviation of the Gaussians that the fits start with
-_LAPLACE_DESCENT_STEPS = 500  # the mode itself is wanted, not the way to it
-# If the best fit is better than all others by more than _SAME_ELBO, it may not have settled: batch
-# and match goes on from it, for this many rounds at most.
+_LAPLACE_DESCENT_STEPS = 500  # more than of other descents, since the mode itself is needed
+# Largest number of further rounds of batch and match.  They are made from the best fit where its
+# ELBO is above all others by more than _SAME_ELBO, since it may not have converged then.
 _MOST_ROUNDS = 8
-# These rounds leave out as many iterations at the beginning, whose steps are the longest.
+# Iterations that a further round leaves out at its beginning, since their steps are the longest.
 _LEFT_OUT = 50
 # Nats.  Two fits whose ELBOs differ by less are taken to be the same.
 _SAME_ELBO = 1.0
-# Rounds of expected curvature at most.
+# Largest number of rounds of expected curvature.
 _MOST_CURVATURE_ROUNDS = 20
-# A round that gains less (nats) either went too far, or is within the noise of its draws: the next
-# one goes half as far.  It ends once that would be less than this fraction of the way.
+# Nats, and a fraction of the way to the expected curvature.  A round that gains less than the first
+# number went too far or gained only noise, so the next round goes half as far.  The rounds end when
+# the fraction of the way falls below the second number.
 _WORTH_A_ROUND = 0.5
 _SMALLEST_FRACTION = 0.2
-_ELBO_DRAWS = 512
-# Nats.  Another start is worth a fit if its descent ends in an energy lower by more.
+_ELBO_DRAWS = 512  # from which the ELBO of a fit is estimated
+# Nats.  Another start gets a fit if its descent ends at an energy that is lower by more than this.
 _LOWER_ENERGY = 1.0
 
 
 class Fit(NamedTuple):
-    """What the flow starts from: an untrained flow leaves its draws as they are."""
+    """Preconditioner and base distribution: an untrained flow has their distribution."""
 
     preconditioner: AbstractPreconditioner
     elbo: Float[Array, ""]  # nats; -inf where no start gave a finite one
@@ -67,8 +68,11 @@ def best_fit(
 ) -> Fit:
     """The best fit, from the first start and from each that descends to a lower energy.
 
-    A descent can end in a mode of no mass, and nothing in that fit alone says so; other descents
-    cost milliseconds.
+    A descent can end in a mode of no mass, which the fit alone does not show; other descents cost
+    milliseconds.
+
+    Raises:
+        ValueError: `starts` is empty.
     """
     best, lowest = None, math.inf
     for index, start in enumerate(starts):
@@ -92,7 +96,7 @@ def fit_preconditioner(potential: Potential, start: Float[Any, " d"], rng_key: P
     coordinates, and from there by the target's expected curvature.  Where no such fit has a finite
     ELBO, by Laplace's approximation at the end of a descent.
     """
-    # NumPy's operations: each of JAX's would be a program to compile.
+    # NumPy indexes here, since JAX would compile a program for each operation.
     points = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
     if start.size > limits.BATCH_AND_MATCH:
         best = _curved(potential, _independent(potential, points, rng_key), rng_key)
@@ -122,7 +126,7 @@ def base_elbo(
 
 
 def _full(potential: Potential, points: Float[np.ndarray, "s d"], rng_key: PRNGKeyArray) -> Fit:
-    """The best fit of batch and match from several points, and on from it while that gains."""
+    """The best fit of batch and match from several points, with further rounds while they gain."""
     best, second = _matched(potential, _narrow(points), np.asarray(0), rng_key)
     settled = float(second) > float(best.elbo) - _SAME_ELBO
     for index in range(_MOST_ROUNDS):
@@ -131,8 +135,8 @@ def _full(potential: Potential, points: Float[np.ndarray, "s d"], rng_key: PRNGK
         again = jax.tree.map(lambda leaf: np.stack([leaf] * len(points)), best.preconditioner)
         key = stream(rng_key, "round", index)
         fit, _ = _matched(potential, again, np.asarray(_LEFT_OUT), key)
-        # Whether these agree with each other says nothing, since all start from the same Gaussian:
-        # what counts is whether they are better than that one.
+        # All of these fits start from the same Gaussian, so that they agree proves nothing: the
+        # question is whether they are better than that Gaussian.
         gain = float(fit.elbo) - float(best.elbo)
         settled = not gain > _SAME_ELBO
         best = fit if gain > 0 else best
@@ -147,7 +151,7 @@ def _narrow(points: Any) -> GaussianPreconditioner:
 
 
 def _curved(potential: Potential, best: Fit, rng_key: PRNGKeyArray) -> Fit:
-    """On from a fit by the target's expected curvature, while that gains."""
+    """A fit after rounds of the target's expected curvature, as long as they gain."""
     fraction = 1.0
     for index in range(_MOST_CURVATURE_ROUNDS):
         if fraction < _SMALLEST_FRACTION or not np.isfinite(float(best.elbo)):

@@ -2,11 +2,12 @@
 
 The Gaussian of highest ELBO has the precision E[H], the target's Hessian averaged over that
 Gaussian itself, where E[grad U] = 0 (Opper & Archambeau, "The variational Gaussian approximation
-revisited", Neural Computation 2009).  Going to E[H] and a Newton step further, again and again, is
-their fixed point and the variational online Newton method (Khan et al., ICML 2018).  Laplace's
-approximation is the same at one point, the mode, which in a hierarchical model has a scale that
-nothing in the mass has.  The iteration needs a Gaussian that is about the mass already: one of
-independent coordinates, by batch and match in each of them (Cai et al., ICML 2024).
+revisited", Neural Computation 2009).  Each round sets the precision to E[H] and takes a Newton
+step; this is their fixed-point iteration and the variational online Newton method (Khan et al.,
+ICML 2018).  Laplace's approximation is the same at one point, the mode; in a hierarchical model the
+scale at the mode differs from that of all of the mass.  The iteration must start from a Gaussian
+that is near the mass: one of independent coordinates, by batch and match in each of them (Cai et
+al., ICML 2024).
 """
 
 from typing import Any
@@ -31,18 +32,18 @@ from numpyro_onestep.initialise.laplace import (
 from numpyro_onestep.target import Potential
 
 _NUM_ITERATIONS = 300
-# As in batch and match: the learning rate falls as 1 / t up to here, and as 1 / t^4 after it.
+# Iterations.  As in batch and match the learning rate falls as 1 / t up to here, then as 1 / t^4.
 _NUM_ADAPTING = 150
 _RATE = 32  # learning rate of the first iteration, as that of batch and match in 32 dimensions
-_BATCH_SIZE = 32  # draws an iteration
-# In each coordinate the target's score may differ from the Gaussian's own by this many times the
-# standard deviation of the latter.
+_BATCH_SIZE = 32  # draws in each iteration
+# Largest difference of the target's score and the Gaussian's in a coordinate, in standard
+# deviations of the Gaussian's score.  Otherwise single draws far out would ruin the fit.
 _SCORE_CLIP = 10.0
 _FIRST_SCALE = 0.1  # standard deviation to start with, in every coordinate
-# Draws that the Hessian is averaged over.  Without its matrix the diagonal alone takes d products
-# with each, and four draws were as good as sixteen.
+# Draws over which the Hessian is averaged: with its matrix, and without.  Without the matrix the
+# diagonal alone takes d products for each draw, and four draws were as good as sixteen.
 _HESSIANS, _FEW_HESSIANS = 16, 4
-# Draws that the gradient is averaged over, which costs little beside d products with the Hessian.
+# Draws over which the gradient is averaged.  They cost little beside d products with the Hessian.
 _GRADIENTS = 256
 
 
@@ -61,7 +62,7 @@ def diagonal_match(
         loc, scale = carry
         index, key = inputs
         z = _pairs(key, _BATCH_SIZE, d, dtype)
-        # Steps of bounded length; what is not finite says nothing.
+        # The excess is clipped, so that steps are bounded; values that are not finite are left out.
         excess: Any = score(loc + scale * z) * scale + z
         excess = jnp.where(jnp.isfinite(excess), excess, 0.0)
         g = jnp.clip(excess, -_SCORE_CLIP, _SCORE_CLIP) - z
@@ -88,7 +89,7 @@ def towards_expected_curvature(
     fraction: Any,
     rng_key: PRNGKeyArray,
 ) -> AbstractPreconditioner:
-    """Take the precision a fraction of the way to E[H], and the mean as much of a Newton step."""
+    """Move the precision a fraction of the way to E[H], the mean that fraction of a Newton step."""
     key_hessian, key_gradient, key_directions = jr.split(rng_key, 3)
     d, dtype = preconditioner.loc.size, preconditioner.loc.dtype
     full = isinstance(preconditioner, GaussianPreconditioner)

@@ -1,7 +1,7 @@
-"""Laplace's approximation: the Gaussian of the potential's own curvature at a mode.
+"""Laplace's approximation: the Gaussian at a mode whose precision is the Hessian there.
 
-In several thousand dimensions without the d x d matrix: the curvature's diagonal, and those
-eigenvectors of what is left that bend more, or less, than a sphere does.
+In several thousand dimensions no d x d matrix is formed.  The precision is then its diagonal and,
+of the rest, the eigenvectors at both ends of the spectrum.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _FLATTEST = 1e-4
 _LANCZOS_STEPS = 300
 # A Ritz value is taken for an eigenvalue if it is known to this fraction of itself.
 _KNOWN = 0.02
-# Columns of the Hessian at a time.
+# Columns of the Hessian that are computed at a time, to bound the memory.
 _COLUMNS = 100
 
 
@@ -35,7 +35,7 @@ def laplace(potential: Potential, mode: Float[Array, " d"]) -> GaussianPrecondit
 def low_rank_laplace(
     potential: Potential, mode: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> LowRankPreconditioner:
-    """The same without a d x d matrix."""
+    """Laplace's approximation without a d x d matrix."""
     return low_rank_of_precision(lambda v: times_hessian(potential, mode, v), mode, rng_key)
 
 
@@ -52,7 +52,7 @@ def hessian(potential: Potential, x: Float[Array, " d"]) -> Float[Array, "d d"]:
 
 
 def _symmetric_matrix(times: Callable, like: Float[Array, " d"]) -> Float[Array, "d d"]:
-    """The matrix of such products, a hundred columns at a time: d could take much memory."""
+    """The matrix of such products, a hundred columns at a time, to bound the memory."""
     identity = jnp.eye(like.size, dtype=like.dtype)
     columns = jax.lax.map(times, identity, batch_size=min(_COLUMNS, like.size))
     return 0.5 * (columns + columns.T)
@@ -61,8 +61,8 @@ def _symmetric_matrix(times: Callable, like: Float[Array, " d"]) -> Float[Array,
 def gaussian_of_precision(times: Callable, loc: Float[Array, " d"]) -> GaussianPreconditioner:
     """The Gaussian about a point whose precision has the products `times(v)`.
 
-    Where that is not positive definite, directions without curvature, or with the wrong one, are
-    taken to be as flat as the flattest that bends the right way.
+    Where that precision is not positive definite, each eigenvalue below the smallest positive one
+    that counts is raised to it.
     """
     precision = _symmetric_matrix(times, loc)
     # Flipped, so that the inverse of a lower triangle is the covariance's own lower triangle.
@@ -79,7 +79,7 @@ def _inverse_transposed(triangle: Float[Array, "d d"], _) -> Float[Array, "d d"]
 
 
 def _bent_root(_, precision: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """The same of a matrix that is no precision, its eigenvalues raised to be positive."""
+    """L of L L^T = P^-1 where P is not positive definite, after its eigenvalues are raised."""
     eigenvalues, vectors = jnp.linalg.eigh(precision)
     root = vectors / jnp.sqrt(_bent(eigenvalues))
     triangle = jnp.linalg.qr(root.T, mode="r").T
@@ -87,7 +87,7 @@ def _bent_root(_, precision: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 
 def _bent(curvatures: Float[Array, " d"]) -> Float[Array, " d"]:
-    """Curvatures, none below the smallest that counts; ones where none does."""
+    """Curvatures, raised to the smallest one above the limit; to 1 if none is above it."""
     smallest = jnp.min(curvatures, initial=jnp.inf, where=curvatures > _FLATTEST)
     return jnp.maximum(curvatures, jnp.where(jnp.isfinite(smallest), smallest, 1.0))
 
@@ -95,7 +95,7 @@ def _bent(curvatures: Float[Array, " d"]) -> Float[Array, " d"]:
 def low_rank_of_precision(
     times: Callable, loc: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> LowRankPreconditioner:
-    """The same without a d x d matrix: a diagonal, and the directions it misses most.
+    """The Gaussian of a precision without a d x d matrix: a diagonal, and some directions.
 
     With P the precision and D the inverse root of its diagonal, D P D has ones on its diagonal
     (less where that was raised, being flat or of the wrong sign).  Its eigenvectors at both ends of
@@ -144,7 +144,7 @@ def lanczos(times, start: Float[Array, " d"]):
         for _ in range(2):
             left = left - (vectors @ left) @ vectors
         norm = jnp.linalg.norm(left)
-        # Where nothing is left the space is found; the vectors that follow are zero.
+        # Where nothing is left the vectors span the whole space, and those that follow are zero.
         small = norm <= 10 * jnp.finfo(left.dtype).eps * jnp.linalg.norm(product)
         vectors = vectors.at[index + 1].set(jnp.where(small, 0.0, left / norm), mode="drop")
         return vectors, products.at[index].set(product)
@@ -155,6 +155,6 @@ def lanczos(times, start: Float[Array, " d"]):
     values, rotation = jnp.linalg.eigh(0.5 * (small + small.T))
     ritz = rotation.T @ vectors
     errors = jnp.linalg.norm(rotation.T @ products - values[:, None] * ritz, axis=1)
-    # What belongs to vectors of zero is no direction at all.
+    # Ritz vectors of length zero are no directions, so their error is infinite.
     errors = jnp.where(jnp.linalg.norm(ritz, axis=1) > 0.5, errors, jnp.inf)
     return values, ritz.T, errors

@@ -20,17 +20,18 @@ from numpyro_onestep.result import Result
 from numpyro_onestep.target import Axes, Potential, Site
 from numpyro_onestep.target.precision import energies
 
-# Values, and the model's name for each axis that has one, without the draws' own axes.
+# Values, and the model's name for each axis (None without a name), the axes of draws left out.
 _Named = tuple[np.ndarray, list[str | None]]
 
 _SAMPLE_DIMS = ("chain", "draw")
-# NumPyro replaces a site by one of these and a deterministic site of the first one's name.
+# NumPyro's reparameterisations replace a site `s` by a site `s_<suffix>`, with one of these
+# suffixes, and a deterministic site `s`.
 _AUXILIARY = ("base", "decentered", "normal", "unwrapped", "unobserved")
 
 
 @cache
 def _arviz() -> Any:
-    # Imported where it is used: with its plots it takes as long as NumPyro and JAX together.
+    # Imported when it is used, since with its plots the import takes as long as NumPyro and JAX.
     return import_module("arviz")
 
 
@@ -97,7 +98,7 @@ def axis_names(axes: Axes, shape: Sequence[int]) -> list[str | None]:
     if axes.event_dim is None:
         plates = _likeliest_plates(axes, shape)
     else:
-        # A list longer than the event goes on to the left, into a batch without plates.
+        # More names than event axes go on to the batch axes left of these, if they are no plates.
         start = len(shape) - max(axes.event_dim, len(axes.event_names))
         for axis, name in enumerate(axes.event_names, start):
             if axis >= axes.num_loop_axes:
@@ -109,7 +110,7 @@ def axis_names(axes: Axes, shape: Sequence[int]) -> list[str | None]:
 
 
 def _plates_at(axes: Axes, shape: Sequence[int], event_dim: int) -> tuple[dict[int, str], bool]:
-    """The plates' axes if the event has this many, and whether all sizes can be meant so."""
+    """The plates' axes for an event of `event_dim` axes, and whether all sizes allow that."""
     found, is_possible = {}, True
     for name, dim, size in axes.plates:
         axis = len(shape) - event_dim + dim
@@ -124,7 +125,8 @@ def _plates_at(axes: Axes, shape: Sequence[int], event_dim: int) -> tuple[dict[i
 def _likeliest_plates(axes: Axes, shape: Sequence[int]) -> dict[int, str]:
     """The plates' axes where the number of event axes is unknown.
 
-    Those of the reading that accounts for most plates, and none where several readings do.
+    They are those of the number of event axes with which most plates find an axis; none where
+    several numbers do equally well.
     """
     readings = [_plates_at(axes, shape, event_dim) for event_dim in range(len(shape) + 1)]
     possible = [found for found, is_possible in readings if is_possible]
@@ -211,7 +213,7 @@ def _num_batch(site: str, axes: dict[str, Axes], leaves: dict[str, tuple[str, An
 
 def _density_axis_names(axes: Axes, shape: Sequence[int]) -> list[str | None]:
     """Names for the axes of a log density, which has none for an event."""
-    event = (axes.event_dim or 0) * (-1,)  # there for the place of the others only
+    event = (axes.event_dim or 0) * (-1,)  # placeholders, so that the other axes are in place
     return axis_names(axes, (*shape, *event))[: len(shape)]
 
 
@@ -233,11 +235,11 @@ def _without_slash(name: str) -> str:
 def _dataset(variables: dict[str, _Named], num_chains: int | None, attrs: dict[str, Any]) -> Any:
     """One group, its draws split by chain if there are any.
 
-    Built here and not by ArviZ, which makes an array of one number of a scalar.
+    It is built here and not by ArviZ, which turns a scalar into an array of one number.
 
-    A dimension has one size in all of the group, and no variable's name, nor another dimension's
-    of the same variable: else the axis gets `<variable>_dim_<axis>`, as if the model had no name
-    for it.
+    A dimension must have one size in all of the group, and its name must differ from that of every
+    variable and of the variable's other dimensions.  Otherwise the axis is called
+    `<variable>_dim_<axis>`, as if the model had no name for it.
     """
     sizes: dict[str, int] = {}
     data = {}

@@ -1,6 +1,6 @@
-"""Hamiltonian Monte Carlo from many points at once, in the coordinates that a Gaussian whitens.
+"""Hamiltonian Monte Carlo from many points at once, in whitened coordinates.
 
-Every chain is its own, with its own random numbers, so that many of them are as good as one.
+Every chain has its own random numbers, so that the chains are independent.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from numpyro_onestep._util.batching import BLOCK, map_in_batches, map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 
-_LEAPFROG_STEPS = 8  # of each step of HMC
+_LEAPFROG_STEPS = 8  # in each step of HMC
 
 
 def hmc(
@@ -26,18 +26,18 @@ def hmc(
     step_sizes: tuple[float, float],
     block: int = BLOCK,
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
-    """Where chains from each of the points end, and the fraction of its steps that each accepted.
+    """The ends of chains from each of the points, and the acceptance rate of each chain.
 
-    A step to where the density is not finite is rejected.
+    A step to a point whose density is not finite is rejected.
 
     Args:
         potential: the target, and the coordinates in which the chains move.
         x: where the chains start, unconstrained.
         rng_key: a JAX random key.
-        num_steps: steps of each chain, of eight leapfrog steps each.
-        step_sizes: the smallest and the largest leapfrog step, in whitened units; sizes between
-            them are log-uniform, another for each step of HMC.
-        block: chains that one call of the compiled program makes.
+        num_steps: HMC steps of each chain, of eight leapfrog steps each.
+        step_sizes: the smallest and the largest leapfrog step, in whitened units. Each step of HMC
+            draws its size log-uniformly between the two.
+        block: chains that one call of the compiled program runs.
     """
     sizes = np.asarray(step_sizes, x.dtype)
     return map_in_blocks(
@@ -55,7 +55,7 @@ def _chains(
     num_steps: int,
     step_sizes: Float[Array, " 2"],
 ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-    """The ends of chains given by their numbers and starts, and what fraction each accepted."""
+    """Ends and acceptance rates of chains that are given by their numbers and starts."""
     value_and_grad = jax.value_and_grad(potential.whitened)
     preconditioner = potential.preconditioner
     smallest, largest = jnp.log(step_sizes)

@@ -1,10 +1,10 @@
 """HMC rejuvenation: short Markov chains that start at the corrected draws and move them.
 
 Weights correct only what the flow visits.  Where they are heavy-tailed, some neck or tail of the
-posterior holds more mass than the flow gives it, and the heaviest draws stand at its mouth.  A few
-steps of Hamiltonian Monte Carlo from every corrected draw, without the flow, walk on into it; draws
-that were exact stay exact.  (Resample-move: Gilks and Berzuini, "Following a moving target", JRSS B
-2001.)
+posterior holds more mass than the flow gives it, and the heaviest draws stand at its entrance.  A
+few steps of Hamiltonian Monte Carlo from every corrected draw, without the flow, carry draws into
+it; draws that were exact stay exact.  (Resample-move: Gilks and Berzuini, "Following a moving
+target", JRSS B 2001.)
 """
 
 from statistics import NormalDist
@@ -19,25 +19,26 @@ from numpyro_onestep._util.random import stream
 from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 from numpyro_onestep.mcmc.hmc import hmc
 
-# Leapfrog steps in whitened units.  They vary, since a neck needs small ones.
+# The smallest and the largest leapfrog step, in whitened units.  They vary, since a neck needs
+# small ones.
 _STEP_SIZES = (0.08, 0.45)
-# In more dimensions they shrink as d^(-1/4), which keeps the acceptance where it is.
+# In more dimensions than this the steps shrink as d^(-1/4), which keeps the acceptance rate.
 _STEP_SIZE_DIM = 50
-# A smaller change of a log standard deviation does not matter.
+# Change of a log standard deviation.  A smaller one does not matter.
 _SMALLEST_CHANGE = 0.04
-# A change of 2.5 standard errors is worth another round, and one of 4 is proof that the draws were
-# wrong.
+# Standard errors of a change.  From the first number on another round is worth its time; from the
+# second on the change proves that the draws were wrong.
 _SUSPECTED, _PROVEN = 2.5, 4.0
-# In many coordinates noise alone exceeds 2.5 standard errors somewhere.  There the limit is what
-# noise exceeds in one run in ten.
+# Fraction of runs in which noise alone may cause another round.  In many coordinates noise exceeds
+# 2.5 standard errors somewhere, so there the limit is higher.
 _FALSE_ALARMS = 0.1
 
 
 class Rejuvenated(NamedTuple):
-    """Where the chains ended."""
+    """The ends of the chains, and how much the draws have changed."""
 
     x: Float[np.ndarray, "n d"]
-    num_steps: int
+    num_steps: int  # of HMC, taken by every draw
     change: float  # largest change of a log standard deviation that noise does not explain, or 0
 
 
@@ -51,8 +52,8 @@ def rejuvenate(
 ) -> Rejuvenated:
     """Rounds of `num_steps` steps, until the draws' standard deviations have stopped changing.
 
-    What a single round adds may be too little to prove, so draws are compared with the first ones.
-    Where the weights are `doubtful` anyway nothing needs to be proven, and all rounds are made.
+    The change of a single round may be too small to prove, so draws are compared with those before
+    the first round.  Where the weights are `doubtful`, all rounds are made in any case.
     """
     at, taken = np.asarray(x), 0
     suspected = max(_SUSPECTED, NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / x.shape[1]))
@@ -70,14 +71,14 @@ def change_of_scale(
     """Largest change of a log standard deviation of at least this many standard errors, else zero.
 
     The standard error is that of the difference of two means over the same chains: a draw
-    contributes half its squared deviation, in units of the variance.  Values far beyond the middle
-    half of the first draws count as if they were at the end of that range, since the standard
-    deviation of draws of a Cauchy distribution is noise.
+    contributes half its squared deviation, in units of the variance.  Values are clipped at six
+    interquartile ranges from the median of the first draws, since the standard deviation of draws
+    of a Cauchy distribution is noise.
     """
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
     old, new = clipped(old, like=old), clipped(new, like=old)
     scale_old, scale_new = old.std(0), new.std(0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # draws that are all alike show nothing
+    with np.errstate(divide="ignore", invalid="ignore"):  # draws may be all alike
         change = np.log(scale_new / scale_old)
         squares = [((v - v.mean(0)) / s) ** 2 for v, s in ((old, scale_old), (new, scale_new))]
     error = 0.5 * (squares[1] - squares[0]).std(0) / len(old) ** 0.5
@@ -92,7 +93,7 @@ def move(
     num_steps: int,
     block: int = BLOCK,
 ) -> Float[np.ndarray, "n d"]:
-    """Where Hamiltonian Monte Carlo leads from each draw in this many steps of eight leapfrogs."""
+    """The ends of chains of `num_steps` HMC steps from each draw, eight leapfrog steps each."""
     factor = min(1.0, (_STEP_SIZE_DIM / x.shape[1]) ** 0.25)
     smallest, largest = (factor * size for size in _STEP_SIZES)
     return hmc(potential, x, rng_key, num_steps, (smallest, largest), block)[0]

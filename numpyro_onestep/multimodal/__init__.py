@@ -1,1 +1,1 @@
-"""Posteriors of several modes: finding them, and the mixture that the flow starts from."""
+"""Posteriors of several modes: search for modes, tempered SMC, and fits of a mixture."""

@@ -1,6 +1,6 @@
 """From particles and modes to a mixture that the flow can start from.
 
-Three are fitted, and the one of highest ELBO is taken:
+Three mixtures are fitted, and the one of highest ELBO is taken:
 - Gaussians in all d dimensions, which follow correlations within and between some dozens of modes;
 - a product of one-dimensional mixtures, which has room for c^d modes;
 - Laplace's approximations at the modes, their weights from the particles, for more dimensions than
@@ -35,21 +35,23 @@ from numpyro_onestep.target import Potential
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
 
-_MOST_COMPONENTS = 256
-_MOST_COMPONENTS_1D = 8  # for a single coordinate of a product
-# Components are doubled until the other half's mean log density gains less than this (nats).
+_MOST_COMPONENTS = 256  # of a mixture in all dimensions
+_MOST_COMPONENTS_1D = 8  # for a single coordinate of a product mixture
+# Nats.  The number of components is doubled until the mean log density of the other half of the
+# particles gains less than this.
 _SMALLEST_GAIN = 0.005
-# Particles that a component needs, in units of its number of parameters.
+# Particles that a component needs for each of its parameters.
 _PARTICLES_PER_PARAMETER = 2
-# A product can have a thousandth of its draws where the target has none: enough for some of them.
+# Batches of draws from which the ELBO is estimated.  A product mixture can have one in a thousand
+# of its draws where the target has no mass, and the estimate must contain some of these.
 _ELBO_BATCHES = 16
 
 
 def fit_mixture(potential: Potential, population: Population, rng_key: PRNGKeyArray) -> Fit:
     """A mixture for the base distribution, with its ELBO.
 
-    The preconditioner scales coordinates one by one and does not rotate, so that a product stays
-    one.
+    The preconditioner scales coordinates one by one and does not rotate, so that a product mixture
+    remains a product.
     """
     x, modes = population.x, population.modes
     loc, scale = x.mean(0), x.std(0)
@@ -101,10 +103,10 @@ def _product_mixture(fitted, judged, dtype) -> ProductMixture:
 
 
 def _mixture_of_modes(loc, scale_tril, y, dtype) -> NormalMixture:
-    """Each particle counts for the mode under whose Gaussian it is densest."""
+    """Gaussians at the modes; a particle counts for the mode whose Gaussian is densest there."""
     equal = normal_mixture(np.zeros(len(loc)), loc, scale_tril, dtype)
     nearest = np.asarray(_nearest(equal, y.astype(dtype)))
-    counts = np.bincount(nearest, minlength=len(loc)) + 0.5  # no mode is given up
+    counts = np.bincount(nearest, minlength=len(loc)) + 0.5  # no mode gets the weight zero
     return normal_mixture(np.log(counts / counts.sum()), loc, scale_tril, dtype)
 
 
@@ -115,8 +117,8 @@ def _nearest(mixture: NormalMixture, y: Float[Array, "n d"]) -> Int[Array, " n"]
 
 
 def _best(fitted, judged, most: int) -> "tuple[float, GaussianMixture]":
-    """The mixture after which more components gain nothing."""
-    # Imported here, since few runs need it and it takes half as long as JAX itself.
+    """The score and the mixture from which on more components gain too little."""
+    # Imported here, since few runs need it, and its import takes half as long as that of JAX.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 

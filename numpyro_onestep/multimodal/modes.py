@@ -1,4 +1,4 @@
-"""Modes of a target, found without the flow: descents from many starts, Laplace at each end."""
+"""Modes of a target, found by descents from many starts, with Laplace's approximation at each."""
 
 from typing import Any, NamedTuple
 
@@ -16,32 +16,33 @@ from numpyro_onestep.target import Potential
 # Distances in every coordinate, in the target's own units, at which the first round's descents
 # start from where the model starts.
 _START_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
-# Descents from so far may stop anywhere on their way.  Only those that have reached a minimum say
-# something about where the target is, as do all of the later rounds.
+# Distance, in the target's own units, from which a descent may stop anywhere on its way.  Of such
+# descents, and of all later rounds, only the ends that are minima are kept in `Modes.ends`.
 _FAR = 1000.0
 # Later rounds start around the middle of the modes that are known, at these multiples of their
 # distances from each other: between them and beyond them.  In every other round the distance is as
 # large in each coordinate as in the one in which modes lie furthest apart, since a few modes may
 # agree in a coordinate in which others do not.
 _MULTIPLES = (0.3, 0.5, 0.5, 1.0, 2.0)
-_STARTS_PER_SCALE = 80
+_STARTS_PER_SCALE = 80  # descents from each distance
 _DESCENT_STEPS = 100
-# Rounds end once this many in a row have found nothing new.  In few dimensions a mode narrower than
-# the rest still has a basin that can be hit, so more quiet rounds are asked for there: 300 / d, at
-# most 30.
+# Rounds end after the first number of quiet rounds in a row, which have found no new mode.  In few
+# dimensions random starts can still hit the basin of a narrow mode, so more quiet rounds are made
+# there: the second number divided by d, but no more than the third.
 _QUIET_ROUNDS, _QUIET_ROUNDS_1D, _MOST_QUIET_ROUNDS = 3, 300, 30
-# But never this many times as many rounds in all.
+# The largest number of rounds in all, in units of the number of quiet rounds.
 _MOST_ROUNDS_FACTOR = 4
-# The larger number of quiet rounds is asked for only while descents are short: until the longest
-# of each batch have taken this many steps together.
+# Steps of the longest descents of all batches together.  Beyond this descents take long, and the
+# smallest number of quiet rounds is enough.
 _CHEAP_STEPS = 2500
-# And rounds go on while by Chao's estimate more than this many modes are left to be found.
+# Rounds also go on while Chao's estimate of the number of modes not yet found is above this.
 _LEFT_TO_FIND = 0.5
-_ENOUGH_MODES = 256  # beyond which more would not be listed
-# Two ends are one mode within this many standard deviations of the Gaussian at the better one.
+_ENOUGH_MODES = 256  # the search ends when more modes than these are known
+# Two ends are the same mode if their distance is below this, in standard deviations of the Gaussian
+# at the lower end.
 _SAME = 2.0
-# A descent has reached a minimum when a Newton step would move it by less than this, in those
-# standard deviations.
+# A descent has reached a minimum if a Newton step would move it by less than this, in standard
+# deviations of the Gaussian at its end.
 _ARRIVED = 0.5
 
 
@@ -51,7 +52,7 @@ class Modes(NamedTuple):
     loc: Float[np.ndarray, "m d"]
     scale_tril: Float[np.ndarray, "m d d"]
     log_mass: Float[np.ndarray, " m"]  # nats
-    ends: Float[np.ndarray, "n d"]  # the start, and where descents ended; from afar, arrived
+    ends: Float[np.ndarray, "n d"]  # the start and ends of descents; from afar only minima
 
 
 def find_modes(potential: Potential, start: Float[Any, " d"], rng_key: PRNGKeyArray) -> Modes:
@@ -99,7 +100,7 @@ def compile_ahead(potential: Potential, start: Float[Any, " d"], rng_key: PRNGKe
 
 
 def unseen(times_found: list[Any]) -> float:
-    """How many kinds were not found, from how many were found once and twice.
+    """Estimated number of modes not found, from the numbers of modes found once and twice.
 
     Chao, "Nonparametric estimation of the number of classes in a population", Scand. J. Statist.
     1984, in its bias-corrected form.
@@ -109,7 +110,7 @@ def unseen(times_found: list[Any]) -> float:
 
 
 class _Minima(NamedTuple):
-    """Distinct ones, the lowest first."""
+    """Distinct minima, the lowest first."""
 
     loc: Float[np.ndarray, "m d"]
     energy: Float[np.ndarray, " m"]
@@ -121,7 +122,7 @@ class _Minima(NamedTuple):
         return cls(np.zeros((0, d)), np.zeros(0), np.zeros((0, d, d)), np.zeros(0, int))
 
     def merged(self, other: "_Minima") -> "_Minima":
-        """Of each kind the lowest, and how often it was found in all."""
+        """The distinct minima of both, each with the number of times it was found in all."""
         loc, energy, curvature, times = (
             np.concatenate(parts) for parts in zip(self, other, strict=True)
         )
@@ -151,10 +152,10 @@ class _Minima(NamedTuple):
 
 
 def _arrived(loc, energy, gradient, curvature) -> tuple[_Minima, Float[np.ndarray, "n d"]]:
-    """The ends that are minima, and all that are finite.
+    """The ends that are minima, and all ends that are finite.
 
-    An end where the curvature is not positive, or from where Newton's step would lead away, is no
-    mode: a density that rises without bound into a neck has such ends.
+    An end is no mode where the curvature is not positive, or where a Newton step would be long.  A
+    density that rises without bound into a neck has such ends.
     """
     fine = np.isfinite(energy) & np.isfinite(curvature).all((1, 2)) & np.isfinite(gradient).all(1)
     ends, energy, gradient, curvature = (v[fine] for v in (loc, energy, gradient, curvature))

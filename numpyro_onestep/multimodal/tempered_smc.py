@@ -1,13 +1,13 @@
 """Tempered sequential Monte Carlo: particles that find every mode and its fraction of the mass.
 
-Descents say where modes are and how far apart.  The first distribution is a Gaussian as wide as
-that, mixed with a Gaussian at each mode where these can be counted.  Half of its particles come
-from the same at scales two to a thousand times as large, since a mode can lie inside a wider one,
-to whose middle no descent leads.  It is turned into the target in small steps of inverse
-temperature, exp(-(1 - b) U_0 - b U), with the particles weighed, resampled and moved by Hamiltonian
-Monte Carlo at each (sequential Monte Carlo samplers: Del Moral, Doucet and Jasra, JRSS B 2006).
-Each particle meets the barriers while they are still low, and a mode too small to be met by chance
-is there from the start.
+Descents show where the modes are and how far apart.  The first distribution is a Gaussian as wide
+as the ends of the descents, mixed with a Gaussian at each mode where there are at most 128 modes.
+Half of its particles come from the same mixture at scales 2 to 1024 times as large, since a mode
+can lie inside a wider one and be hidden from every descent.  The first distribution is turned into
+the target in small steps of inverse temperature, exp(-(1 - b) U_0 - b U).  At each step the
+particles are weighed, resampled and moved by Hamiltonian Monte Carlo (sequential Monte Carlo
+samplers: Del Moral, Doucet and Jasra, JRSS B 2006).  Particles cross barriers while these are still
+low, and a mode that is too small to be found by chance has particles from the start.
 """
 
 from typing import Any, NamedTuple
@@ -40,38 +40,40 @@ from numpyro_onestep.target import Potential
 _INFLATION = 1.5
 # Half of the particles start at the first of these scales, the others at the rest in equal parts.
 _SCALES = 2.0 ** np.arange(11)
-# First draws for every particle.  They cost one evaluation each, and most of those at large scales
-# are of no use.
+# First draws for each particle.  Most draws at large scales are of no use, and a draw costs only
+# one evaluation.
 _FIRST_DRAWS = 4
-# More modes than this are left to the wide Gaussian.
+# Largest number of modes that get a Gaussian of their own.  If there are more, the first
+# distribution has the wide Gaussian alone.
 _MOST_LISTED = 128
-# A step of temperature is as long as it leaves this fraction of effective particles.
+# Effective particles after a step of inverse temperature, as a fraction.  Longer steps would leave
+# too few different particles.
 _ESS_FRACTION = 0.8
 _MOST_TEMPERATURES = 200
 _HMC_STEPS = 5  # at each temperature
-# The leapfrog step grows while more than this fraction of HMC's steps is accepted, and shrinks
-# while less is.
+# Acceptance rate of HMC.  Above it the leapfrog step grows, below it the step shrinks.
 _GOOD_ACCEPTANCE = 0.7
+# Leapfrog steps, in standard deviations of the particles.
 _FIRST_STEP_SIZE, _SMALLEST_STEP_SIZE, _LARGEST_STEP_SIZE = 0.3, 1e-4, 0.5
-# Step sizes vary between this fraction of the largest and the largest.
+# The smallest leapfrog step of a temperature as a fraction of its largest.
 _STEP_SIZE_RANGE = 0.3
 
 
 class Tempered(eqx.Module):
-    """(1 - b) U_0 + b U."""
+    """The tempered potential (1 - b) U_0 + b U at the inverse temperature b."""
 
     target: Potential
     reference: AbstractBaseDistribution
     inverse_temperature: Float[Array, ""]
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        """The tempered potential (nats); not finite where U is not, at b = 0 neither."""
+        """The tempered potential (nats); it is not finite where U is not finite, even at b = 0."""
         first, beta = -self.reference.log_density(x), self.inverse_temperature
         return (1 - beta) * first + beta * self.target(x)
 
 
 class Population(NamedTuple):
-    """Particles of equal weight, and the log evidence that their weights gave on the way (nats)."""
+    """Particles of equal weight, and the log evidence from the weights of all steps (nats)."""
 
     x: Float[np.ndarray, "n d"]
     modes: Modes
@@ -94,19 +96,19 @@ def explore(
     rng_key: PRNGKeyArray,
     num_particles: int = 4000,
 ) -> Population:
-    """Particles distributed as the target, all its modes with their right masses.
+    """Particles distributed as the target, with the right mass in each of its modes.
 
     Args:
         potential: the target.
         start: a point of finite density.
-        preconditioner: the Gaussian that was fitted to the target: its standard deviations are the
-            least to start from.
+        preconditioner: the Gaussian that was fitted to the target; the first distribution is at
+            least as wide.
         rng_key: a JAX random key.
-        num_particles: how many. Default 4000.
+        num_particles: number of particles. Default 4000.
 
     Raises:
-        ValueError: more than 128 dimensions, no finite density far and wide, or the temperature
-            does not come down; the message says what to do.
+        ValueError: more than 128 dimensions, no particle with a finite density, or the inverse
+            temperature does not reach 1; the message says what to do.
     """
     require_explorable(start.size)
     key_starts, key_first = stream(rng_key, "descents"), stream(rng_key, "first particles")
@@ -116,7 +118,7 @@ def explore(
     done, log_evidence, step_size = 0.0, 0.0, _FIRST_STEP_SIZE
     rng = numpy_generator(stream(rng_key, "resampling"))
     for index in range(_MOST_TEMPERATURES):
-        # Between the two temperatures the log weight changes by this, times their difference.
+        # A step of inverse temperature changes the log weight by the rate times the step.
         parts = np.split(np.asarray(x), len(x) // num_particles)
         rates = [_tempering_rate(potential, reference, part) for part in parts]
         rate = without_nan(np.concatenate(rates))
@@ -152,9 +154,10 @@ def explore(
 def _first_distribution(
     modes: Modes, preconditioner: GaussianPreconditioner, dtype
 ) -> ScaleMixture:
-    """Half a Gaussian wide enough for the ends of most descents, half the modes by their mass.
+    """The first distribution: half a wide Gaussian, half Gaussians at the modes, at many scales.
 
-    Both at many scales.
+    The wide Gaussian covers the ends of most descents, and the modes are weighed by the square
+    roots of their masses.
     """
     low, middle, high = np.quantile(modes.ends, [0.05, 0.5, 0.95], axis=0)
     deviation = (high - low) / 3.29  # the distance of these quantiles in a Gaussian's units
@@ -162,7 +165,7 @@ def _first_distribution(
     weights, loc = np.ones(1), middle[None]
     scale_tril = np.diag(_INFLATION * (deviation + own))[None]
     if 0 < len(modes.loc) <= _MOST_LISTED:
-        # Laplace's masses are rough: their square roots leave none without particles.
+        # Laplace's masses are rough.  With their square roots no mode is left without particles.
         masses = np.exp(0.5 * (modes.log_mass - modes.log_mass.max()))
         weights = np.concatenate([weights, masses / masses.sum()]) / 2
         loc = np.concatenate([loc, modes.loc])

@@ -1,4 +1,4 @@
-"""Descents by L-BFGS: where a minimum is, and the points on the way to it."""
+"""Descents by L-BFGS to a minimum, with the points on the way to it."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ _DESCENT_STEPS = 100
 
 
 class Descent(NamedTuple):
-    """The points that L-BFGS visits on its way down; energy and gradient where it last looked."""
+    """The points that L-BFGS visits on its way down; energy and gradient as last evaluated."""
 
     path: Float[Array, "steps d"]
     energy: Float[Array, ""]
     gradient: Float[Array, " d"]
-    num_steps: Int[Array, ""]  # after which it stood still
+    num_steps: Int[Array, ""]  # taken before it ended; later points of the path repeat the last
 
 
 @compiled
@@ -44,7 +44,8 @@ def descend(potential: Potential, start: Float[Array, " d"], num_steps: int) -> 
         moved = jnp.asarray(optax.apply_updates(x, updates))
         better = optax.tree_utils.tree_get(new_state, "value") < value
         better &= jnp.all(jnp.isfinite(moved))
-        # Where the curvature was the wrong way round the memory can point uphill for ever: forget.
+        # Where a step does not go down the memory is dropped: after negative curvature it could
+        # point uphill for ever.
         state = choose(better, new_state, fresh)
         failures = jnp.where(better, 0, failures + 1)
         path = path.at[index].set(x)
@@ -63,5 +64,5 @@ def descend(potential: Potential, start: Float[Array, " d"], num_steps: int) -> 
 
 
 def choose(condition: Bool[Array, ""], new, old):
-    """One pytree or the other."""
+    """The pytree `new` if the condition holds, else `old`."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

@@ -1,17 +1,18 @@
-"""Coordinates in which a density has no scale of its own, completed so that it can be normalised.
+"""Factors that make a density normalisable in coordinates in which it has no scale.
 
-**Flat.** Where nothing depends on a coordinate (an improper site that no other uses, values that
-`obs_mask` says are known), the density is the same from one infinity to the other.  So it is along
-a direction, where only the difference of two such sites is seen.  It is multiplied by a standard
-normal density there: the posterior across the direction stays as it is, and the evidence is that.
-(Of an improper positive site that nothing uses, U falls by the Jacobian's one a unit without end:
-that slope is taken away first.)
+**Flat.** Where nothing depends on a coordinate, the density is the same along all of it.  Examples
+are an improper site that no other site uses, and values that `obs_mask` says are known.  Where
+the data depend only on the difference of two such sites, the density is constant along a direction.
+It is multiplied by a standard normal density along that coordinate or direction.  The posterior
+across it stays as it is, and the evidence is that of this posterior.  (With an improper positive
+site that nothing uses, U falls by 1 nat a unit without end, by the Jacobian: that slope is taken
+away first.)
 
-**Periodic.** An angle on the whole line, as `CircularReparam` makes it, has copies 2 pi apart
-without end.  The density is multiplied by
+**Periodic.** An angle on the whole line, as `CircularReparam` makes it, has infinitely many copies,
+2 pi apart.  The density is multiplied by
     W(t) = exp(-t^2 / 2) / sum_k exp(-(t + 2 pi k)^2 / 2),   sum_k W(t + 2 pi k) = 1,
-t counted from a mode: the sum over all copies, which is all that a function of the angle sees, is
-that of one period, and so is the evidence.
+t counted from a mode.  A function of the angle depends only on the sum over all copies, and that
+sum is the density of one period.  So the evidence is that of one period too.
 """
 
 import math
@@ -28,17 +29,22 @@ from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator
 
 PERIOD = 2 * math.pi
-# Copies on either side whose weight is more than nothing.
+# Copies on either side that are summed.  The weight of those further away is zero in floats.
 _COPIES = 4
+# Points at which gradients are taken, and at as many more as there are candidates.
 _NUM_POINTS = 8
-# Directions are looked for among this many coordinates at most; a singular value of the gradients,
-# a row each and of length one, is zero below this, if steps of such lengths change nothing.
+# Flat directions are looked for among at most this number of coordinates, since that takes as many
+# gradients and their singular values.
 _MOST_CANDIDATES = 512
+# Gradients are scaled to length 1.  A direction is a candidate where their singular value is below
+# this, which is above the rounding of single precision.
 _ZERO = 1e-4
+# Lengths of the steps along a candidate that must leave U as it is.
 _STEPS = (1.0, 1e2, 1e4)
-# Along a coordinate of constant slope steps must not leave what floats hold of its exponential.
+# Along a coordinate of constant slope the steps are shorter, since the exponential of the
+# coordinate must not overflow.
 _SHORT_STEPS = (1.0, 30.0)
-# A difference of two energies that rounding explains, in units of their size's precision.
+# A difference of two energies counts as rounding up to this number of units of their precision.
 _ROUNDING = 64.0
 
 
@@ -68,13 +74,13 @@ class Completion(eqx.Module):
 def find_completion(
     potential: Any, start: Float[Any, " d"], rng_key: PRNGKeyArray, candidates: Any
 ) -> Completion | None:
-    """What has to be completed among the candidates, or None.
+    """The completion of the candidates that have no scale, or None where all have one.
 
     Args:
         potential: U, callable.
         start: a point of finite density.
-        rng_key: key of the points at which derivatives and periods are looked at.
-        candidates: for each coordinate whether its prior leaves that possible.
+        rng_key: a JAX random key, for the points at which gradients and periods are tested.
+        candidates: for each coordinate, whether its prior allows that it has no scale.
     """
     if not np.any(candidates):
         return None
@@ -85,7 +91,7 @@ def find_completion(
     gradient, periodic = (np.asarray(v) for v in _probe(potential, points))
     gradient = gradient[np.isfinite(gradient).all(1)]
     if not len(gradient):
-        return None  # nothing is shown where no point has a finite density
+        return None  # without a point of finite density nothing can be tested
     flat, slope = _flat(potential, at, gradient, candidates)
     periodic = periodic & candidates & ~flat
     directions = np.zeros((0, at.size), at.dtype)
@@ -98,11 +104,12 @@ def find_completion(
 
 
 def _flat(potential: Any, at: Any, gradient: Any, among: Any):
-    """Coordinates along which the slope is the same everywhere, and it."""
+    """Coordinates along which the slope of U is the same everywhere, and that slope."""
     slope = gradient[0]
     rounding = 16 * np.finfo(at.dtype).eps * (1 + abs(slope))
     flat = (abs(gradient - slope) <= rounding).all(0) & among
-    # A slope of exactly zero is no coincidence, and there may be thousands.
+    # A slope of exactly zero at all points is no coincidence.  Such coordinates need no further
+    # test, which would take long where there are thousands.
     steep = np.flatnonzero(flat & (gradient != 0).any(0))
     if len(steep):
         along = np.zeros((len(steep), at.size))
@@ -112,7 +119,7 @@ def _flat(potential: Any, at: Any, gradient: Any, among: Any):
 
 
 def _directions(potential: Any, at: Any, gradient: Any, among: Any) -> Float[np.ndarray, "r d"]:
-    """Orthonormal directions along which no gradient has a part, and the density stays as it is."""
+    """Orthonormal directions along which no gradient has a component and U does not change."""
     none = np.zeros((0, at.size), at.dtype)
     slope = gradient[:, among].astype(np.float64)
     length = np.linalg.norm(slope, axis=1, keepdims=True)
@@ -129,7 +136,7 @@ def _directions(potential: Any, at: Any, gradient: Any, among: Any) -> Float[np.
 
 
 def _stays(potential: Any, at: Any, along: Any, slope: Any, sizes: Any) -> Bool[np.ndarray, " n"]:
-    """Along which directions U changes by its slope alone, in steps to either side."""
+    """For each direction, whether U changes by its slope alone, in steps to either side."""
     signed = np.concatenate([sizes, np.negative(sizes)])
     points = (at + signed[:, None, None] * along).reshape(-1, at.size).astype(at.dtype)
     expected = (signed[:, None] * slope).ravel().astype(at.dtype)

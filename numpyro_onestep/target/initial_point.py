@@ -1,4 +1,4 @@
-"""Where to start: points of finite density."""
+"""Points of finite density, from which a run can start."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ _MOST_TRIES = 100  # as many as NumPyro makes
 
 
 def uniform_radius(init_strategy: Callable) -> float | None:
-    """The radius of `init_to_uniform`, however it was given, or None for another strategy."""
+    """The radius of `init_to_uniform`, as given or by default; None for another strategy."""
     if init_strategy is init_to_uniform:
         return 2.0
     if getattr(init_strategy, "func", None) is init_to_uniform:
@@ -33,8 +33,8 @@ def uniform_start(
 ) -> tuple[Float[Array, " d"], Bool[Array, ""]]:
     """The first of 100 uniform points whose density and gradient are finite, and whether any is.
 
-    What NumPyro's search does, by one draw for all sites and one copy of the model: on a model of
-    many sites that takes a fraction of the compilation.
+    This is what NumPyro's search does, but by one draw for all sites and with one copy of the
+    model.  On a model of many sites it compiles in a fraction of the time.
     """
 
     def another(state):
@@ -79,7 +79,7 @@ def searched_start(
             if site["type"] in ("param", "mutable", "plate") and site["value"] is not None
         }
         is_valid = jnp.isfinite(energy) & jnp.all(jnp.isfinite(ravel(gradient)))
-        # Draws are made for latent sites only: a parameter stays where it is.
+        # Only latent sites are drawn; a parameter keeps its value.
         return {name: values[name] for name in latents}, is_valid, fixed
 
     return _call(trace(search, rng_key), rng_key)
@@ -107,7 +107,7 @@ def require_finite(potential: Potential, start: Float[Array, " d"]) -> None:
 
 
 def match(init_params: PyTree, prototype: dict) -> dict:
-    """`init_params` in the prototype's shapes and types, or a ValueError that says what differs."""
+    """`init_params` in the prototype's types; a ValueError where sites or shapes differ."""
     if not isinstance(init_params, dict) or set(init_params) != set(prototype):
         given = sorted(init_params) if isinstance(init_params, dict) else type(init_params).__name__
         raise ValueError(

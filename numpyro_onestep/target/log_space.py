@@ -1,10 +1,10 @@
 """Densities of values that no float can hold, from their unconstrained values.
 
-A Beta(0.02, 0.02) has half of its mass within 1e-16 of zero or one, where floats saturate and the
-density of the value says nothing of where it came from. The unconstrained value knows: the
-logarithm of a share of a stick is a log-sigmoid, and that of a positive number is the unconstrained
-value itself. Such sites get their density, with the Jacobian of the constraining transform, from
-there; all that depends on them sees the value as it always did.
+A Beta(0.02, 0.02) has half of its mass within 1e-16 of zero or one. There floats saturate, and many
+unconstrained values give the same constrained one. So the density is computed from the
+unconstrained value: the logarithm of a fraction is a log-sigmoid of it, and the logarithm of a
+positive number is the unconstrained value itself. The Jacobian of the constraining transform is
+included. The rest of the model sees the constrained value as usual.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def _beta(fn: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _dirichlet(fn: Any, x: Float[Array, "... k"]) -> Float[Array, "..."]:
-    # Stick breaking: each piece is a share sigmoid(x) of what the pieces before it have left.
+    # Stick breaking: each piece is the fraction sigmoid(x) of what the pieces before have left.
     x = x - jnp.log(x.shape[-1] - jnp.arange(x.shape[-1]))
     log_left = jnp.cumsum(log_sigmoid(-x), axis=-1)
     log_left = jnp.concatenate([jnp.zeros_like(x[..., :1]), log_left], axis=-1)
@@ -47,8 +47,8 @@ def _inverse_gamma(fn: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:
     return a * (jnp.log(rate) - x) - rate * jnp.exp(-x) - gammaln(a)
 
 
-# Distributions that hold much mass where floats end, and the log density (nats) of the
-# unconstrained value.
+# Distributions that can have much mass where floats saturate, each with the log density (nats) of
+# the unconstrained value.
 _IN_LOG_SPACE: dict[type, Callable] = {
     dist.Beta: _beta,
     dist.Dirichlet: _dirichlet,
@@ -58,15 +58,15 @@ _IN_LOG_SPACE: dict[type, Callable] = {
 
 
 def is_in_log_space(site: dict) -> bool:
-    """Whether a latent site's density is better known from its unconstrained value.
+    """Whether a latent site's density is to be computed from its unconstrained value.
 
-    Sites of a `scan` are left as they are: no handler around it sees its steps.
+    Sites of a `scan` are left as they are, since a handler around the `scan` does not see them.
     """
     return not site.get("_control_flow_done") and _density(site["fn"]) is not None
 
 
 def _density(fn: Any) -> Callable | None:
-    """The log density of the unconstrained value, or None where there is no own one."""
+    """The log density of the unconstrained value; None for a distribution without one here."""
     if isinstance(fn, (dist.ExpandedDistribution, dist.Independent)):
         inner = _density(fn.base_dist)
         dims = fn.reinterpreted_batch_ndims if isinstance(fn, dist.Independent) else 0
@@ -80,7 +80,7 @@ def _density(fn: Any) -> Callable | None:
 
 
 class in_log_space(Messenger):  # noqa: N801 (NumPyro's handlers have such names)
-    """Give sites their values, and their densities in terms of the unconstrained ones.
+    """Give sites their values, and densities that are computed from the unconstrained values.
 
     Args:
         fn: the model.
@@ -92,7 +92,7 @@ class in_log_space(Messenger):  # noqa: N801 (NumPyro's handlers have such names
         self.values = values
 
     def process_message(self, msg: dict) -> None:
-        """Replace the distribution of a site by one whose density the unconstrained value gives."""
+        """Replace the distribution of a site by one whose density uses the unconstrained value."""
         if msg["type"] != "sample" or msg["name"] not in self.values:
             return
         fn, x = msg["fn"], self.values[msg["name"]]
@@ -101,7 +101,7 @@ class in_log_space(Messenger):  # noqa: N801 (NumPyro's handlers have such names
 
 
 class _Known(dist.Distribution):
-    """A distribution at one value, whose density is known from the unconstrained value."""
+    """A distribution at one value, with the density computed from the unconstrained value."""
 
     def __init__(self, fn: Any, x: Float[Array, "..."]):
         self._fn, self._x = fn, x
@@ -109,11 +109,11 @@ class _Known(dist.Distribution):
 
     @property
     def support(self) -> Any:
-        """That of the distribution."""
+        """The support of the distribution that it replaces."""
         return self._fn.support
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Float[Array, "..."]:
-        """Of the unconstrained value (nats), the transform's Jacobian included."""
+        """Log density of the unconstrained value (nats), the transform's Jacobian included."""
         density = _density(self._fn)
         assert density is not None
         return density(self._x)

@@ -15,7 +15,7 @@ from numpyro_onestep.target.traced import TRACING
 
 
 class Site(NamedTuple):
-    """What the model's trace says of a site, without its values."""
+    """What the model's trace says about a site, without its values."""
 
     name: str
     type: str
@@ -24,9 +24,9 @@ class Site(NamedTuple):
     axes: Axes
     is_delta: bool = False
     has_state: bool = False  # a value that must not change from call to call
-    subsample: tuple[int, int] | None = None  # of a plate: how many of how many members it draws
+    subsample: tuple[int, int] | None = None  # for a plate that draws a part: (part, size)
     is_in_log_space: bool = False  # its density is taken from the unconstrained value
-    may_be_improper: bool = False  # a latent site whose prior says nothing, in part or in whole
+    may_be_improper: bool = False  # a latent site whose prior is improper or masked
 
 
 def inspect_model(
@@ -101,7 +101,7 @@ def refuse_unfit(sites: list[Site], prototype: dict[str, Any]) -> None:
 
 
 def _has_state(site: dict) -> bool:
-    """Parameters, mutable state, and plates that draw a part of their members."""
+    """Whether it is a parameter, mutable state, or a plate that draws a part of its members."""
     if site["type"] == "plate":
         return _subsample(site) is not None
     return site["type"] not in ("sample", "deterministic", "plate", "prng_key")
@@ -115,7 +115,7 @@ def _subsample(site: dict) -> tuple[int, int] | None:
 
 
 def _may_be_improper(distribution: Any) -> bool:
-    """Whether a prior is improper, or masked, as that of values which `obs_mask` says are known."""
+    """Whether a prior is improper, or masked as for values that `obs_mask` says are known."""
     while distribution is not None:
         if isinstance(distribution, (dist.ImproperUniform, dist.MaskedDistribution)):
             return True

@@ -24,27 +24,27 @@ class Outcome(NamedTuple):
 class Potential(eqx.Module):
     """U(x) = -log of the unnormalised target density, for x in R^d (nats).
 
-    A pytree: the arrays that the target depends on are its leaves, so that a compiled function
-    which takes one is compiled again only where their shapes change.
+    A pytree whose leaves are the arrays that the target depends on.  A compiled function that
+    takes a potential is compiled again only where the shapes of these arrays change.
     """
 
     energy: TracedFunction
     outcome: TracedFunction
-    completion: Completion | None = None  # where U alone has no scale
+    completion: Completion | None = None  # added to U in coordinates in which it has no scale
 
     @classmethod
     def of(cls, energy: Any, outcome: Any, like: Float[Any, " d"]) -> "Potential":
-        """From functions of x in R^d.
+        """The potential that is traced from functions of x in R^d.
 
         Args:
-            energy: U.
-            outcome: x as an `Outcome`, or None where x stands for itself.
+            energy: U, a function of x.
+            outcome: a function from x to its `Outcome`, or None where x stands for itself.
             like: an array of the length and type of x.
         """
         meaning = (lambda x: Outcome(x, {}, {})) if outcome is None else outcome
 
         def real_energy(x):
-            # A model of integer terms alone has a potential of such a type.
+            # A model whose terms are all integers has an integer potential.
             return jnp.asarray(energy(x), x.dtype)
 
         return cls(trace(real_energy, like, differentiable=True), trace(meaning, like))
@@ -60,14 +60,14 @@ class Potential(eqx.Module):
 
     @property
     def is_detached(self) -> bool:
-        """Whether it came out of a pickle: `attached` then makes it work again."""
+        """Whether it came out of a pickle and cannot be evaluated until it is `attached`."""
         return self.energy.program.is_detached
 
     def attached(self, again: "Potential") -> "Potential":
-        """These arrays with the programs of the same target, traced again.
+        """This potential with its own arrays and the programs of the target traced again.
 
         Raises:
-            RuntimeError: it is another target by now.
+            RuntimeError: the target has changed since.
         """
         mine, theirs = (
             [(f.program.fingerprint, jax.tree.map(np.shape, f.captured)) for f in functions]

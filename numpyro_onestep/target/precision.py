@@ -1,9 +1,10 @@
 """Whether single precision is enough for the target, by evaluating it in double precision too.
 
-Draws are right long before sums are: with a binomial likelihood of large counts the log density of
-every draw can be off by the same twenty nats, which no weight shows, but the evidence is wrong by
-as much.  And where a Cholesky factor fails in single precision now and then, the flow keeps away
-from a part of the posterior.  A few hundred points, evaluated both ways, show either.
+In single precision the sum over many data can be off although the draws are right.  With a binomial
+likelihood of large counts the log density of every draw can be off by the same twenty nats: no
+weight shows it, but the evidence is wrong by as much.  And where a Cholesky factor fails in single
+precision now and then, the flow keeps away from a part of the posterior.  Both errors show at a few
+hundred points that are evaluated in both precisions.
 """
 
 from typing import Any, NamedTuple
@@ -20,16 +21,18 @@ from numpyro_onestep.target.potential import Potential
 from numpyro_onestep.target.targets import AbstractTarget
 from numpyro_onestep.target.traced import TracedFunction
 
-# The log evidence is given to 0.001 nats, and its Monte Carlo error is seldom below a few of these:
-# a common error of the log density that is larger than this (nats) counts, ...
+# Nats. A mean error of the log density above this counts: the log evidence is given to 0.001 nats,
+# and its Monte Carlo error is seldom below a few times that.
 _LARGEST_SHIFT = 0.01
-# ... and one that differs from draw to draw by more: half its square is added to the gap.
+# Nats. A standard deviation of the error above this counts: half its square is added to the gap.
 _LARGEST_DEVIATION = 0.05
-# Fraction of the points that are a number in double precision only.
+# Fraction of the points whose density is a number in double precision only. Any mass there would be
+# missing.
 _LARGEST_LOST = 1e-3
-# Floats this many standard deviations apart put a draw where its density is another.
+# Distance of neighbouring floats, in standard deviations of a coordinate. Above this the rounding
+# of a draw changes its density.
 LARGEST_GRAIN = 0.02
-_BLOCK = 256  # points evaluated in one call: as many as are compared
+_BLOCK = 256  # points evaluated in one call: the number that is compared
 
 
 class PrecisionError(NamedTuple):
@@ -42,35 +45,35 @@ class PrecisionError(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether the results would be visibly wrong."""
+        """Whether one of the errors is so large that the results would be visibly wrong."""
         off = abs(self.shift) > _LARGEST_SHIFT or self.deviation > _LARGEST_DEVIATION
         return off or self.lost > _LARGEST_LOST or self.grain > LARGEST_GRAIN
 
 
 def double_energy(target: AbstractTarget) -> TracedFunction | None:
-    """U in double precision, or None where the target cannot be traced so.
+    """U in double precision, or None where the target cannot be traced in it.
 
-    (A model may demand single precision, in the carry of a `lax.scan` say.)
+    (A model may demand single precision, for example in the carry of a `lax.scan`.)
     """
     with numerics(double=True):
         try:
             return target.energy_only(np.float64)
-        except Exception:  # whatever a model raises
+        except Exception:  # a model may raise any error
             return None
 
 
 def precision_error(
     single: Potential, double: TracedFunction, x: Float[Any, "n d"], log_q: Float[Any, " n"] | None
 ) -> PrecisionError:
-    """Compare the two at points in single precision.
+    """Compare the potential in both precisions, at points in single precision.
 
     Args:
         single: the potential in single precision.
         double: the same in double precision.
         x: points.
-        log_q: log density of the distribution that they are drawn from, where that is not the
-            posterior (nats): then the half of the points of larger weight is compared, since far
-            out the error is as large as the density is low, and of no consequence.
+        log_q: log density (nats) of the distribution that the points are drawn from; None for the
+            posterior. If it is given, only the half of the points with larger weights is compared:
+            far out the error is large, but the density so low that it does not matter.
     """
     apart = float(np.max(grain(x)))
     u_single = energies(single, x).astype(np.float64)
@@ -112,7 +115,7 @@ def in_single(value: np.ndarray) -> np.ndarray:
 
 
 def in_double(tree: Any) -> Any:
-    """A pytree with its single-precision arrays in double precision; call it under `numerics`."""
+    """A pytree, its single-precision arrays in double; to be called in `numerics(double=True)`."""
     return jax.tree.map(
         lambda leaf: (
             jnp.asarray(np.asarray(leaf, np.float64))

@@ -1,4 +1,4 @@
-"""What is to be inferred: a model with its data, or a potential function, before it is traced.
+"""Targets of inference: a model with its data, or a potential function, before it is traced.
 
 A target can be traced more than once, in single and in double precision.
 """
@@ -49,7 +49,7 @@ class AbstractTarget(ABC):
 
     @abstractmethod
     def outcome(self, values: PyTree) -> Outcome:
-        """What the values stand for."""
+        """The samples that the values stand for, with log likelihood and observed values."""
 
     def may_be_improper(self) -> Bool[np.ndarray, " d"]:
         """For each coordinate, whether the density may have no scale in it."""
@@ -63,7 +63,7 @@ class AbstractTarget(ABC):
     def other_starts(
         self, rng_key, potential: Potential, num: int, dtype: Any = None
     ) -> Iterator[Any]:
-        """Up to `num` further points to start from: none, where the user said where to."""
+        """Up to `num` further points to start from; by default none."""
         return iter(())
 
     def unravelled(self, x: Float[Any, " d"]) -> PyTree:
@@ -86,7 +86,7 @@ class AbstractTarget(ABC):
 
 
 def ravel_zeros(prototype: PyTree, dtype: Any = None) -> Float[np.ndarray, " d"]:
-    """A vector of as many zeros as the prototype has numbers."""
+    """A vector of zeros, one for each number of the prototype."""
     leaves = jax.tree.leaves(prototype)
     own = jnp.result_type(*(leaf.dtype for leaf in leaves)) if dtype is None else dtype
     return np.zeros(sum(int(np.prod(leaf.shape)) for leaf in leaves), own)
@@ -103,7 +103,7 @@ class FunctionTarget(AbstractTarget):
         return self.function(values)
 
     def outcome(self, values: PyTree) -> Outcome:
-        """The pytree: there is nothing to constrain."""
+        """The pytree itself, since it has no constraints."""
         return Outcome(values, {}, {})
 
 
@@ -111,8 +111,8 @@ class FunctionTarget(AbstractTarget):
 class ModelTarget(AbstractTarget):
     """A NumPyro model with its arguments.
 
-    `fixed` holds values of sites that are no latents but must not change from call to call:
-    parameters and mutable state, as `numpyro.infer.NUTS` fixes them.
+    `fixed` holds values of sites that are not latent but must not change from call to call:
+    parameters and mutable state.  `numpyro.infer.NUTS` fixes them in the same way.
     """
 
     model: Any = None
@@ -123,7 +123,7 @@ class ModelTarget(AbstractTarget):
     is_start_given: bool = False
 
     def _seeded(self) -> Callable:
-        # A key for statements that ask for one without being latent, numpyro.prng_key say.
+        # Some statements ask for a key without being latent sites, for example numpyro.prng_key.
         return handlers.seed(handlers.substitute(self.model, data=self.fixed), rng_seed=0)
 
     def energy(self, values: PyTree) -> Float[Array, ""]:
@@ -134,12 +134,12 @@ class ModelTarget(AbstractTarget):
         return jnp.asarray(potential_energy(model, self.args, self.kwargs, rest))
 
     def outcome(self, values: PyTree) -> Outcome:
-        """Latent sites on their supports and deterministic sites, and the data under them."""
+        """Latent sites on their supports, deterministic sites, log likelihood and data."""
         samples = constrain_fn(
             self._seeded(), self.args, self.kwargs, values, return_deterministic=True
         )
         samples = jax.tree.map(jnp.asarray, samples)
-        # Every latent site has a value: an improper prior could not be sampled.
+        # Every latent site is given its value, since an improper prior could not be sampled.
         latents = {site.name for site in self.sites if site.type == "sample"}
         known = {name: value for name, value in samples.items() if name in latents}
         conditioned = handlers.substitute(self._seeded(), data=known)
@@ -158,7 +158,7 @@ class ModelTarget(AbstractTarget):
     def other_starts(
         self, rng_key, potential: Potential, num: int, dtype: Any = None
     ) -> Iterator[Any]:
-        """Up to `num` further points that the strategy finds, if it is a random one."""
+        """Up to `num` further points from the start strategy; none if the user gave a start."""
         if self.is_start_given:
             return
         for index in range(num):
@@ -244,7 +244,7 @@ def model_target(
 def function_target(
     potential_fn: Callable, init_params: PyTree
 ) -> tuple[FunctionTarget, Potential, Float[Array, " d"]]:
-    """The same of a function of a pytree, with the point `init_params` to start from.
+    """The target of a function of a pytree, its potential, and the start `init_params`.
 
     Raises:
         ValueError: no `init_params`, a result that is not a scalar, or one that is not finite.

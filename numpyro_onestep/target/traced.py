@@ -1,11 +1,11 @@
 """A function as a program of its own, with the arrays that it closes over as inputs.
 
-A model reads more than its arguments: globals of a notebook, attributes of an object, what a
-`functools.partial` or `handlers.condition` holds.  Compiled code that outlived those values would
-return the posterior of data that are no longer there.  So every run traces the model anew, which
-takes milliseconds.  Every array that the trace meets becomes an input of the compiled code, and
-what is left, the program's own text, is the key by which compiled code is found again: new values
-compile nothing, wherever they come from, and another program is never taken for this one.
+A model reads more than its arguments: globals of a notebook, attributes of an object, values that a
+`functools.partial` or `handlers.condition` holds.  Compiled code that kept old values of these
+would return the posterior of old data.  So every run traces the model anew, which takes
+milliseconds.  Every array that the trace meets becomes an input of the compiled code.  The rest is
+the program's text, and this text is the key by which compiled code is found again.  So new values
+compile nothing, wherever they come from, and no other program is ever taken for this one.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ TRACING = threading.RLock()
 
 
 class Program:
-    """The text of a function without its arrays; equal to another where the text is.
+    """The text of a function without its arrays; two programs are equal if their texts are.
 
-    The names of what comes out are a part of it, though XLA's text knows only their order: two
-    models may differ in their sites' names alone.
+    The names of the outputs are a part of the text, though XLA's text has only their order: two
+    models may differ in the names of their sites alone.
 
-    A pickled program is its text's fingerprint alone: `is_detached` says so, and whoever knows
-    the function traces it again.
+    A pickled program keeps only the fingerprint of its text: `is_detached` is then true, and the
+    program must be traced again from its function.
     """
 
     def __init__(self, closed: Any, out_tree: Any, fingerprint: str, callbacks: tuple = ()):
         self.closed, self.out_tree, self.fingerprint = closed, out_tree, fingerprint
-        # Functions of Python's that the program calls at run time: no text tells two apart.
+        # Python functions that the program calls at run time: the text does not tell two apart.
         self._callbacks = callbacks
 
     @property
@@ -48,7 +48,7 @@ class Program:
         return self.closed is None
 
     def evaluate(self, captured: list[Array], *args: Array) -> PyTree:
-        """The function's value, the arrays that it closed over being these."""
+        """The function's value, with `captured` for the arrays that it closes over."""
         values = jex.jaxpr_as_fun(self.closed)(*captured, *args)
         return jax.tree.unflatten(self.out_tree, values)
 
@@ -86,7 +86,7 @@ class TracedFunction(eqx.Module):
 
 @eqx.filter_jit
 def _evaluate(traced: TracedFunction, *args: Array) -> PyTree:
-    # A jitted function of its own, so that each program that uses it goes through it once.
+    # A jitted function of its own, so that each program that uses it traces it once.
     return traced.program.evaluate(traced.captured, *args)
 
 
@@ -94,24 +94,24 @@ def trace(function: Callable, *examples: Any, differentiable: bool = False) -> T
     """Trace a function for arguments of the examples' shapes and types.
 
     Args:
-        function: of arrays, to a pytree of arrays.
+        function: a function of arrays that returns a pytree of arrays.
         *examples: an array for each argument.
-        differentiable: the function is real-valued and its gradient will be asked for: then the
-            gradient's text counts as well, since a custom rule may close over arrays of its own.
+        differentiable: the function is real-valued and its gradient will be needed. Then the text
+            of the gradient counts as well, since a custom rule may close over arrays of its own.
 
     Raises:
-        TypeError: inside a transformation of JAX's.
+        TypeError: inside a JAX transformation.
     """
     with TRACING:
-        # A function of its own each time: JAX remembers what it has traced by the function.
+        # The lambda is a new function each time; JAX would not trace the same function again.
         closed, shapes = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
         if any(_holds_arrays(inner) for inner in _inner(closed.jaxpr)):
             inlined = jax.make_jaxpr(lambda *args: _inline(closed.jaxpr, closed.consts, args))
             closed = inlined(*examples)
         refuse_transformations(closed.consts)
         captured = [_own_copy(value) for value in closed.consts]
-        # The arrays become inputs, so that neither program nor compiled code keeps the user's: as
-        # long as JAX 0.12 has a NumPy array in one precision, it has it in no other.
+        # The arrays become inputs, so that neither program nor compiled code keeps the user's own
+        # arrays: JAX 0.12 cannot hold the same NumPy array in two precisions at a time.
         closed = jax.make_jaxpr(partial(_with_arrays, closed))(captured, *examples)
 
         def every(*inputs):
@@ -135,12 +135,12 @@ def _with_arrays(closed: Any, arrays: list[Array], *args: Array) -> list[Any]:
 
 
 def _own_copy(value: Any) -> Array:
-    """As an array that nobody can change: a NumPy array may be changed in place later."""
+    """The value as a JAX array; a NumPy array is copied, since it may be changed in place later."""
     return value if isinstance(value, jax.Array) else jnp.array(np.array(value))
 
 
 def _inner(jaxpr: Any) -> Iterator[Any]:
-    """The closed programs of the functions that a program calls as they are, jitted ones."""
+    """The closed programs of the jitted functions that a program calls."""
     for equation in jaxpr.eqns:
         if _is_jitted(equation):
             yield equation.params["jaxpr"]
@@ -155,7 +155,7 @@ def _holds_arrays(closed: Any) -> bool:
 
 
 def _inline(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
-    """Evaluate a program, its jitted functions written out where these close over arrays."""
+    """Evaluate a program; jitted functions that close over arrays are written out inline."""
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
 
@@ -169,7 +169,7 @@ def _inline(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
             outputs = _inline(closed.jaxpr, closed.consts, inputs)
         else:
             bound = equation.primitive.get_bind_params(equation.params)
-            # Before jax 0.9 it gave functions beside the parameters.
+            # Before jax 0.9 `get_bind_params` returned functions beside the parameters.
             functions, params = bound if isinstance(bound, tuple) else ((), bound)
             outputs = equation.primitive.bind(*functions, *inputs, **params)
             outputs = outputs if equation.primitive.multiple_results else [outputs]
@@ -178,7 +178,7 @@ def _inline(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
 
 
 def _callbacks(jaxpr: Any) -> Iterator[Any]:
-    """Every function of Python's that a program calls back."""
+    """Every Python function that a program calls back."""
     for equation in jaxpr.eqns:
         if "callback" in equation.primitive.name:
             found = (v for v in equation.params.values() if callable(v))

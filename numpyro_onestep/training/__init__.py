@@ -1,1 +1,1 @@
-"""Training the flow: the losses, the loop and the rules for when to stop."""
+"""Training of the flow: the losses, the loop and the rules for when to stop."""

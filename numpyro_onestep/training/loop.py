@@ -1,7 +1,8 @@
 """Training: compiled chunks of optimiser steps, until the rules of `stopping` end them.
 
-Two stages share one loop (`stages` has their losses).  Each runs at a constant learning rate, the
-evidence stage until its ELBO has stopped rising, and then cools: the learning rate falls to zero.
+Two stages share one loop (`stages` has their losses).  Each runs at a constant learning rate, and
+then the learning rate falls to zero.  In the evidence stage it falls once the ELBO has stopped
+rising.
 """
 
 import math
@@ -26,8 +27,8 @@ from numpyro_onestep.settings import LossSettings, Settings
 from numpyro_onestep.training import stopping
 from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, losses
 
-# Iterations compiled into one call: long enough that its overhead is nothing, short enough that an
-# interrupt is answered and the bar moves.
+# Iterations that are compiled into one call.  With fewer the overhead of a call would matter, with
+# more an interrupt and the progress bar would have to wait.
 _CHUNK = 100
 
 
@@ -47,8 +48,8 @@ class TrainingResult:
 
     flow: FlowMap
     from_gaussian: bool = True  # the flow started from one Gaussian, not from a mixture
-    learning_rate_scale: float = 1.0  # what steps too far have left of the learning rate
-    num_undone: int = 0  # times that the ELBO fell below that of the mixture it started from
+    learning_rate_scale: float = 1.0  # at the end; steps too far have lowered it from 1
+    num_undone: int = 0  # chunks undone, since their ELBO was below that of the mixture
     records: dict[Stage, Records] = field(default_factory=dict)
     chunk_seconds: tuple[float, ...] = ()  # the first waits for compilation
     converged: bool = True
@@ -64,12 +65,12 @@ class TrainingResult:
 
     @property
     def losses(self) -> Float[np.ndarray, " iterations"]:
-        """The same for both stages, one after the other."""
+        """The estimates of both stages, one after the other."""
         return np.concatenate([*self.losses_by_stage.values(), np.zeros(0)])
 
     @property
     def num_non_finite(self) -> int:
-        """Iterations in which something not finite was skipped."""
+        """Iterations in which a draw or an update that was not finite was skipped."""
         return sum(int(np.sum(np.asarray(r.non_finite) > 0)) for r in self.records.values())
 
 
@@ -115,7 +116,7 @@ def compile_ahead(
 
 
 class _Run:
-    """Training as it goes on: what `TrainingResult` is made of at its end, or at an interrupt."""
+    """The state of a training, of which `TrainingResult` is made at the end or an interrupt."""
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class _Run:
         self.interrupted = False
 
     def result(self) -> TrainingResult:
-        """What there is by now."""
+        """The result of the training so far."""
         judged = self.judgement
         return TrainingResult(
             self.flow,
@@ -154,11 +155,11 @@ class _Run:
         )
 
     def stage(self, stage: Stage, rng_key: PRNGKeyArray) -> None:
-        """Run one stage, leaving the flow and the records of every chunk.
+        """Run one stage, and keep the flow and the records of every chunk.
 
-        A chunk whose ELBO is below the floor is undone, together with the one before, at whose end
-        it may have happened: a step that is small for most of a mixture's components can be many
-        standard deviations of the narrowest.
+        A chunk whose ELBO is below the floor is undone.  So is the chunk before it, at whose end
+        the loss of mass may have begun.  The cause is a step that is small for most components of a
+        mixture, but many standard deviations of the narrowest.
         """
         schedule, losses = self.settings.schedule, self.settings.losses
         total = schedule.max_steps if stage == "evidence" else schedule.num_distillation_steps
@@ -168,7 +169,7 @@ class _Run:
         state = initial_state(self.distribution, stream(rng_key, "chains"), losses)
         chunks = self.chunks.setdefault(stage, [])
         accepted: list[np.ndarray] = []  # losses of the chunks that were not undone
-        safe = state, 0  # where the last of them began, and how many there were
+        safe = state, 0  # state at the start of the last accepted chunk, and chunks before it
 
         num_steps = self.distribution.num_steps
         name = stage if num_steps == 1 else f"{stage}, {num_steps} flow steps"
@@ -213,10 +214,10 @@ class _Run:
                 state = advance(state, rates[begin : begin + _CHUNK])
 
     def _chunk(self, state: TrainingState, rng_key: PRNGKeyArray, rates: np.ndarray, stage: Stage):
-        """A chunk at these learning rates, and the records of its iterations.
+        """The state after a chunk at these learning rates, and the records of its iterations.
 
-        A chunk always has the same length, so that it is compiled once; a rate of zero leaves the
-        flow alone.
+        A chunk always has the same length, so that it is compiled once; missing rates are zero,
+        which leaves the flow as it is.
         """
         padded = np.zeros(_CHUNK, rates.dtype)
         padded[: len(rates)] = rates
@@ -228,7 +229,7 @@ class _Run:
         return new, records
 
 
-@compiled  # as one program: array by array it would be a dozen
+@compiled  # as one program, since JAX would compile another for each of a dozen arrays
 def initial_state(
     distribution: FlowDistribution, rng_key: PRNGKeyArray, settings: LossSettings
 ) -> TrainingState:
@@ -242,7 +243,7 @@ def initial_state(
 def _optimiser(settings: LossSettings) -> Any:
     import optax  # imported here, since it takes a tenth of the time that NumPyro does
 
-    # The learning rate multiplies the update outside, so that one compiled chunk serves them all.
+    # The learning rate multiplies the update later, so that one compiled chunk serves all rates.
     return optax.chain(optax.clip_by_global_norm(settings.gradient_clip), optax.adam(1.0))
 
 
@@ -256,10 +257,10 @@ def run_chunk(
     settings: LossSettings,
     stage: Stage,
 ) -> tuple[TrainingState, Records]:
-    """Take one optimiser step for each learning rate; the flow is the state's.
+    """Take one optimiser step for each learning rate, on the flow of the state.
 
-    The flow's parameters are one vector meanwhile: array by array, the program of a step would be
-    larger by half, and take as much longer to compile.
+    The flow's parameters are one vector here.  As separate arrays they would make the program of a
+    step larger by half, and its compilation as much longer.
     """
     optimiser, from_gaussian = _optimiser(settings), is_from_gaussian(distribution)
     flow, as_flow = _parameters(state.flow)
@@ -274,10 +275,10 @@ def run_chunk(
             return losses(stage, student, as_flow(teacher), chains, potential, key, settings)
 
         gradient, (records, chains) = jax.grad(total, has_aux=True)(flow)
-        # A gradient that is not finite counts as none.
+        # A gradient that is not finite is replaced by zero.
         finite = jnp.all(jnp.isfinite(gradient))
         updates, opt_state = optimiser.update(jnp.where(finite, gradient, 0.0), opt_state)
-        # The teacher is where the flow was a while ago: a step that is undone ends there.
+        # The teacher, the moving average, takes the flow's place where a step is undone.
         undone, new_scale = stopping.after_folds(records.folded, scale, from_gaussian)
         flow = jnp.where(undone, teacher, flow + (rate * scale).astype(flow.dtype) * updates)
         records = records._replace(non_finite=records.non_finite + ~finite)

@@ -1,4 +1,4 @@
-"""What one training step minimises, in each of the two stages.
+"""The loss of one training step, in each of the two stages.
 
 The distillation stage minimises, on one batch of paths,
     path_weight * path + state_weight * state + volume_weight * volume,
@@ -26,14 +26,15 @@ from numpyro_onestep.training.objectives import (
 
 Stage = Literal["distillation", "evidence"]
 
-# Time that a Langevin chain takes a step of: a fifth of what it takes to forget its place.
+# Time of one step of a Langevin chain, in units of the time in which a chain forgets its place.
 _LANGEVIN_STEP = 0.2
 
 
 class Records(NamedTuple):
-    """What one iteration (or, stacked, a run of them) leaves behind.
+    """Records of one iteration or, stacked, of several.
 
-    `loss` is an upper bound of -log Z in nats in both stages: -E[log w_path], then -ELBO.
+    `loss` is an upper bound of -log Z in nats: -E[log w_path] in the distillation stage, -ELBO in
+    the evidence stage.
     """
 
     loss: Any
@@ -44,7 +45,7 @@ class Records(NamedTuple):
 
 
 def is_from_gaussian(distribution: FlowDistribution) -> bool:
-    """Whether the flow has one Gaussian to bend; a mixture has most of the shape already."""
+    """Whether the flow starts from a single Gaussian, not from a mixture."""
     return isinstance(distribution.base, StandardNormal)
 
 
@@ -57,7 +58,7 @@ def losses(
     rng_key: PRNGKeyArray,
     settings: LossSettings,
 ) -> tuple[Float[Array, ""], tuple[Records, Float[Array, "m d"]]]:
-    """The stage's loss on one batch, what there is to record, and the chains after it."""
+    """The stage's loss on one batch, its records, and the Langevin chains after the step."""
     if stage == "distillation":
         total, records = _distillation(distribution, teacher, potential, rng_key, settings)
         return total, (records, chains)
@@ -89,10 +90,10 @@ def _distillation(distribution, teacher, potential, rng_key, settings: LossSetti
 def _evidence(distribution, chains, potential, rng_key, settings: LossSettings):
     """The exact-volume ELBO of the k-step map, on the flow's own draws and the chains.
 
-    Where q = p no draw feels a force, wherever it is, so a batch need not come from the base
-    distribution alone.  A part of it follows Langevin chains whose target is the posterior pulled
-    back to z: they drift to where the flow holds too little mass, and train it there.  Their
-    gradient is the force already at hand.
+    Where q = p the force is zero at every draw, wherever it is, so a batch need not come from the
+    base distribution alone.  A part of it follows Langevin chains whose target is the posterior
+    pulled back to z.  The chains drift to where the flow has too little mass, and train it there.
+    Their gradient is J^T force, which the loss computes anyway.
     """
     key_base, key_chains = jr.split(rng_key)
     num_chains = len(chains)
@@ -101,7 +102,7 @@ def _evidence(distribution, chains, potential, rng_key, settings: LossSettings):
     surrogate, draws = elbo_loss(distribution, potential, z, settings.force_clip)
     if is_from_gaussian(distribution):
         chains = _langevin(key_chains, chains, jax.tree.map(lambda v: v[:num_chains], draws))
-    else:  # the steps of a chain would be of no one size; inflated draws go some of the way
+    else:  # no step size of a chain suits all components, so inflated draws take its place
         chains = distribution.sample_base(key_chains, num_chains, inflated_scale(z.shape[1]))
     weights = draws.log_weight[num_chains:]
     finite = jnp.isfinite(weights)
@@ -118,8 +119,8 @@ def _langevin(
 ) -> Float[Array, "m d"]:
     """One step of dz = -(z + J^T force) dt + sqrt(2) s dW, its linear part exact.
 
-    At q = p a chain is stationary at N(0, s^2 I), which has the inflated draws' own scale s.  A
-    chain that has left for a fold, or where nothing is finite, begins again.
+    At q = p a chain is stationary at N(0, s^2 I), s the scale of the inflated draws.  A chain that
+    reaches a fold, or a point where the log weight is not finite, begins again from N(0, I).
     """
     noise = jr.normal(rng_key, (2, *z.shape), z.dtype)
     keep = math.exp(-_LANGEVIN_STEP)

@@ -1,9 +1,9 @@
-"""When training has converged or gone astray: pure functions of its losses.
+"""Rules for when training has converged, and when a step went too far: functions of the losses.
 
-Two rules undo what a step too far has done.  Where the map folds at too many draws of a batch, that
-one step is undone (`after_folds`).  Where a whole chunk of a flow that starts from a mixture has a
-lower ELBO than the mixture itself, the chunk is undone (`is_below`).  Both make the following steps
-smaller, by a factor on the learning rate.
+Two rules undo a step that went too far.  Where the map folds at too many draws of a batch, that one
+step is undone (`after_folds`).  Where a whole chunk of a flow that starts from a mixture has a
+lower ELBO than the mixture itself, the chunk is undone (`is_below`).  Both lower the learning-rate
+scale, so that the following steps are smaller.
 """
 
 import math
@@ -13,25 +13,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-# Convergence is not judged before this many: the bound is there long before the tails are right.
+# Iterations before convergence is judged: the ELBO stops rising long before the tails are right.
 FEWEST_STEPS = 1000
-# It is judged sooner where so little is to be gained (nats): such a flow has next to no tails.
+# Nats.  Convergence is judged sooner where the gap is below this, since a flow so near the target
+# has no tails that matter.
 _NEGLIGIBLE_GAP = 0.002
-# A rise of this fraction of the remaining gap is slow: twice the time would not gain half of it.
+# The tolerance as a fraction of the remaining gap.  With a slower rise than this, twice the time
+# would not gain half of the gap.
 _RELATIVE_TOLERANCE = 0.2
-_LARGEST_TOLERANCE = 4  # times the setting
-# While it cools, the learning rate falls to zero.  That takes half as many steps as came before,
-# and as many where the gap is larger than this (nats): there the steps' own noise is most of the
-# gap, and cooling halves it, which more steps at a constant rate would not.
+_LARGEST_TOLERANCE = 4  # in units of the setting `tolerance`
+# Nats.  The learning rate falls to zero in half as many steps as came before, and in as many where
+# the gap is larger than this.  There the noise of the steps is most of the gap, and cooling halves
+# it, which more steps at a constant rate would not do.
 _LARGE_GAP = 0.25
-# Of all steps that are allowed, the fraction that is kept for cooling.
+# The fraction of all allowed steps that is kept for cooling.
 _COOLING_FRACTION = 1 / 3
-# Iterations have lost what was there if their ELBO is this many nats and standard errors too low.
+# Nats and standard errors by which the ELBO must be too low, both together, to prove that mass was
+# lost.
 _BELOW, _BELOW_ERRORS = 0.05, 4.0
-# A step after which the map folds at more than this fraction of the batch is undone, and the next
-# ones are this much smaller.
+# Fraction of the batch at which the map folds, above which a step is undone, and the factor on the
+# learning-rate scale after it.
 _MOST_FOLDED, _SCALE_AFTER_FOLDS = 0.25, 0.7
-# After a chunk that has lost what was there, the next steps are this much smaller.
+# Factor on the learning-rate scale after a chunk that has lost mass.
 SCALE_BELOW = 0.3
 
 
@@ -42,7 +45,7 @@ class Judgement(NamedTuple):
     gap: float  # between ELBO and log evidence, roughly (nats)
     converged: bool
     still_rising: bool
-    is_judged: bool  # false where there are too few iterations to say anything
+    is_judged: bool  # false where there are too few iterations to judge
 
     @property
     def cooling_fraction(self) -> float:
@@ -55,7 +58,7 @@ def judge(losses: Float[np.ndarray, " n"], batch_size: int, tolerance: float) ->
 
     Args:
         losses: minus the ELBO at every iteration so far (nats).
-        batch_size: draws that each is the mean of.
+        batch_size: number of draws in each mean.
         tolerance: the rise below which training has converged (nats).
     """
     rise, noise, deviation = recent_rise(losses)
@@ -73,22 +76,23 @@ def judge(losses: Float[np.ndarray, " n"], batch_size: int, tolerance: float) ->
 
 
 def num_at_constant_rate(total: int) -> int:
-    """Of all iterations allowed, those before the learning rate has to fall."""
+    """The number of iterations before the learning rate has to fall, of all that are allowed."""
     return total - int(total * _COOLING_FRACTION)
 
 
 def after_folds(
     folded: Float[Array, ""], scale: Float[Array, ""], from_gaussian: bool
 ) -> tuple[Bool[Array, ""], Float[Array, ""]]:
-    """Whether a step is to be undone, and the factor on the learning rate after it.
+    """Whether a step is to be undone, and the learning-rate scale after it.
 
-    A fold is straightened by the draws around it, which a step too far has left too few of.  So
-    single folded draws are left to the others.  But a mixture leaves little to bend, and folds in
-    its heavy tails would stay: there a step is undone for any.
+    The draws around a fold straighten the map again, so a step with a few folded draws is kept.
+    After a step too far there are too few such draws, so it is undone.  A flow that starts from a
+    mixture has little to bend, and folds in the heavy tails of the mixture would stay: there a step
+    is undone for any fold.
 
     Args:
         folded: fraction of the batch at which the map's determinant is negative.
-        scale: the factor on the learning rate so far.
+        scale: the learning-rate scale so far.
         from_gaussian: the flow starts from one Gaussian, not from a mixture.
     """
     too_far = folded > _MOST_FOLDED
@@ -110,8 +114,9 @@ def is_below(floor: float, losses: Float[np.ndarray, " n"]) -> bool:
 def recent_rise(losses: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
     """Rise of the bound from the third quarter of the iterations to the last, and its noise.
 
-    Medians, since a single draw far out can make an iteration's estimate meaningless.  A window
-    that grows with the run sees slow progress which one of fixed length would take for noise.
+    Medians are compared, since a single draw far out can make an iteration's estimate meaningless.
+    The quarters grow with the run, so that they show slow progress, which would be lost in the
+    noise of windows of fixed length.
 
     Returns:
         The rise, its standard error, and the standard deviation of the last quarter (nats); the

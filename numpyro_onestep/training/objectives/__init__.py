@@ -1,4 +1,4 @@
-"""The losses a flow is trained with, one a file."""
+"""The losses by which a flow is trained, each in a file of its own."""
 
 from numpyro_onestep.training.objectives.elbo import DrawWeights, elbo_loss
 from numpyro_onestep.training.objectives.path import path_loss

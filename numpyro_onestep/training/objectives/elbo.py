@@ -5,7 +5,7 @@ With q the density of T(z), its gradient is (Roeder et al., "Sticking the landin
     dELBO/dtheta = -E_z[ (dT/dtheta)^T ( grad_x log q(x) - grad_x log gamma(x) ) ],  x = T(z),
     grad_x log q(T(z)) = J^-T ( grad_z log n(z) - grad_z log|det J(z)| ),
 whose variance vanishes as q approaches the target, draw by draw.  grad_z log|det J| is a
-vector-Jacobian product of z -> J(z), so nothing is differentiated with respect to theta but T.
+vector-Jacobian product of z -> J(z), so only T is differentiated with respect to theta.
 """
 
 import math
@@ -27,7 +27,7 @@ class PathGradient(NamedTuple):
 
 
 class DrawWeights(NamedTuple):
-    """What a batch says beside its gradient."""
+    """Log weights, signs and forces of a batch, beside its gradient."""
 
     log_weight: Float[Array, " n"]
     sign: Float[Array, " n"]
@@ -37,7 +37,7 @@ class DrawWeights(NamedTuple):
 def log_weight(
     distribution: FlowDistribution, potential: PreconditionedPotential, z: Float[Array, " d"]
 ) -> Float[Array, ""]:
-    """Log gamma(x) - log q(x), x the image of z, by the exact volume (nats)."""
+    """The log weight log gamma(x) - log q(x), x the image of z, by the exact volume (nats)."""
     image = distribution.transform.image(z)
     return -potential.unconstrained(image.x) - distribution.log_prob_at(z, image)
 
@@ -47,7 +47,7 @@ def path_gradient(
 ) -> PathGradient:
     """grad_y log q(y) - grad_y log gamma(y) at y = T(z), in whitened coordinates.
 
-    The score of q is carried along, step by step: J^-T (score - grad log|det J|) after each.
+    The score of q is computed step by step: each step turns it into J^-T (score - grad log|det J|).
     """
     flow, num_steps = distribution.flow, distribution.num_steps
 
@@ -85,12 +85,13 @@ def elbo_loss(
 ) -> tuple[Float[Array, ""], DrawWeights]:
     """A surrogate whose gradient is the path gradient of -ELBO, and the draws' weights.
 
-    The surrogate's own value means nothing.  A force of norm above `force_clip` is scaled down to
-    it: far out, where a potential is steep, a few draws would otherwise rule the batch.  A draw
-    whose force is not finite is pulled towards the origin by a force of that norm (1
-    where it is infinite), or mass would drift to where the target cannot be evaluated.  A draw at
-    which the map folds feels none: log|det J| has its pole at the fold and would drive the map
-    further in, whereas the draws around pull it straight.
+    The surrogate's own value has no meaning.  A force of norm above `force_clip` is scaled down to
+    that norm: far out, where a potential is steep, a few draws would otherwise rule the batch.  A
+    draw whose force is not finite is pulled towards the origin by a force of norm `force_clip` (1
+    where `force_clip` is infinite); otherwise mass would drift to where the target cannot be
+    evaluated.  At a draw at which the map folds the force is set to zero: log|det J| has its pole
+    where the fold begins and would drive the map further in, while the draws around pull it
+    straight.
     """
     flow, num_steps = distribution.flow, distribution.num_steps
 

@@ -1,4 +1,4 @@
-"""State consistency: one step of size 2h does what two steps of size h do.
+"""State consistency: one step of size 2h must lead where two steps of size h lead.
 
 For every dyadic size on the grid, the student's single step is regressed on two steps of the
 teacher, an exponential moving average of the student, from states y on the sampler's own paths:

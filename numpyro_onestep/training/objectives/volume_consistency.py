@@ -1,9 +1,9 @@
-"""Volume consistency: one large step changes volume as two half steps do.
+"""Volume consistency: one large step must change volume as two half steps do.
 
     ( log|det dPhi_2h(y)| - sg[ log|det dPhi'_h(y)| + log|det dPhi'_h(Phi'_h(y))| ] )^2
-on exact log-determinants.  With the trace h tr(dr/dy) in place of log|det(I + h dr/dy)|, as
-published, this contradicts state consistency even for a linear map: two steps of (1 + a1)(1 + a2)
-have the state a1 + a2 + a1 a2, but the trace a1 + a2.
+on exact log-determinants; Phi' is the teacher, and sg stops the gradient.  The paper has the trace
+h tr(dr/dy) in place of log|det(I + h dr/dy)|.  This contradicts state consistency even for a linear
+map: two steps (1 + a1)(1 + a2) change the state by a1 + a2 + a1 a2, but have the trace a1 + a2.
 """
 
 import jax
@@ -24,8 +24,8 @@ def volume_consistency_loss(
 ) -> Float[Array, ""]:
     """Mean squared difference of log volumes (nats squared) over randomly chosen intervals.
 
-    Each exact volume is a determinant, so `num_states` pairs of a path and an interval are drawn
-    rather than all of them compared.
+    Each exact volume is a determinant, so only `num_states` random pairs of a path and an interval
+    are compared.
     """
     intervals = dyadic_intervals(student)
     key_path, key_interval = jr.split(rng_key)
