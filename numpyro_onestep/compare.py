@@ -157,8 +157,13 @@ def compare_with_nuts(
         RuntimeError: the sampler has not run.
 
     Example:
-        >>> sampler.run(jax.random.key(0), data)            # doctest: +SKIP
-        >>> print(compare_with_nuts(sampler, jax.random.key(1)))  # doctest: +SKIP
+        >>> import jax, jax.numpy as jnp
+        >>> from numpyro_onestep import OneStep, compare_with_nuts
+        >>> sampler = OneStep(potential_fn=lambda x: jnp.sum(x**2), progress_bar=False)
+        >>> sampler.run(jax.random.key(0), init_params=jnp.zeros(2))
+        >>> comparison = compare_with_nuts(sampler, jax.random.key(1), num_samples=200)
+        >>> [row["name"] for row in comparison.rows()]
+        ['x[0]', 'x[1]']
     """
     ours = flatten_names(sampler.get_samples())
     args, kwargs, init_params = sampler.run_arguments

@@ -163,7 +163,7 @@ class Inference:
         """The weighed pool; if its draws show the need, after further training in double."""
         problem = weighted.problem
         with self.clock.part("precision"):
-            key = self._key("precision")
+            key = self._key("precision", 1)  # the first one was used at the fit
             error = precision_at_pool(problem, weighted.weighted, double, key)
         if not error.counts:
             return weighted

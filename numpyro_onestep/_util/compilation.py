@@ -2,7 +2,7 @@
 
 Each function here is compiled once and then runs for a second or so, so on a CPU compilation is
 most of what a user waits for.  Two of XLA's options halve it and cost no running time that could
-be measured (docs/method.md); a release that does not know them compiles as usual.
+be measured (docs/measured.md); a release that does not know them compiles as usual.
 """
 
 import gc

@@ -40,7 +40,7 @@ _FLAT = 0.5
 # to the former show which distance is usual.
 _NUM_REFERENCE, _NUM_JUDGED = 2000, 500
 _FEWEST_DRAWS = 50  # with fewer the distances are too uncertain
-# The distance of a point is that to its fifth nearest draw after the nearest.
+# The distance of a point is that to its sixth nearest draw: so many are nearer.
 _NEIGHBOUR = 5
 # An end is away from the draws if its distance is above the first number times the usual distance.
 # The usual distance is the one that the second number, a fraction, of the judged draws stay below.

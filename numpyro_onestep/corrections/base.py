@@ -45,22 +45,27 @@ class Corrected:
 class AbstractCorrection(ABC):
     """From a weighted pool of the flow's draws to draws of the posterior.
 
-    A new correction takes one new file and one line.  In a file of this folder:
+    A new correction takes one new file and one line.  In a file of this folder, with the imports
+    that `corrections/none.py` has and `numpy_generator` from `_util/random.py`:
 
         @final
         @dataclass(frozen=True)
-        class Thinned(AbstractCorrection):
-            \"\"\"Every tenth member of the pool, whatever its weight.\"\"\"
+        class Multinomial(AbstractCorrection):
+            \"\"\"Members of the pool by their smoothed weights, with replacement.\"\"\"
 
-            settings: DrawSettings
+            settings: DrawSettings  # to be repeated: it makes the dataclass take them
 
             def __call__(self, weighted, distribution, target, rng_key):
-                chosen = np.arange(self.settings.num_samples) * 10 % len(weighted.pool.x)
-                return Corrected(weighted.pool.x[chosen], "thinned", chosen=chosen)
+                rng, num = numpy_generator(rng_key), self.settings.num_samples
+                weights = np.exp(weighted.smoothed_log_weights)
+                chosen = rng.choice(len(weights), num, p=weights / weights.sum())
+                return Corrected(weighted.pool.x[chosen], "drawn with replacement", chosen=chosen)
 
     and in `corrections/__init__.py` one entry of `CORRECTIONS` with the name that users give as
     `correction=`.  `tests/test_corrections.py` then runs its protocol test over it.  Where the
-    defaults of the class variables below do not fit, the class sets its own.
+    defaults of the class variables below do not fit, the class sets its own.  A correction that
+    runs chains sets `num_chains` here and in what it returns, with `r_hat` and `min_ess`; `stats`,
+    where it gives any, replaces all of ArviZ's `sample_stats`, so `lp` belongs in it.
     """
 
     # Number of chains that the draws consist of; `num_samples` must be a multiple of it.

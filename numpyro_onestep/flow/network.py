@@ -93,8 +93,8 @@ class ResidualVelocity(eqx.Module):
         return StepJacobian(factor, rows * slope, self.first.weight)
 
     def _scale_and_shift(self, y, tau, step_size):
-        narrow, wide = self.modulation
         """Slopes of the hidden units, h s after its limit, and t."""
+        narrow, wide = self.modulation
         scale, shift = jnp.split(wide(silu(narrow(self._features(tau, step_size)))), 2)
         before = (1 + scale) * self.first(y) + shift
         hidden, slope = jax.jvp(silu, (before,), (jnp.asarray(1 + scale, before.dtype),))

@@ -1,14 +1,16 @@
 """A pool of draws with their exact densities, from which evidence and corrections are computed.
 
-The deterministic-flow weight of a draw x = T(z) is
-    log w = log gamma(x) - log n(z) + log|det dT/dz|,   n the base distribution,
-by the exact volume of the very map that made the draw.
+The density of a draw x, the image of z, is
+    log q(x) = log n(z) - log|det dx/dz|,   n the base distribution,
+by the exact volume of the very map that made the draw.  Its deterministic-flow weight is
+log gamma(x) - log q(x), and the ELBO is the mean of that.
 
-A fraction of the pool are inflated draws: their z comes from the inflated base distribution.  Every
-member is weighed against the density of the mixture of both (a defensive mixture: Hesterberg,
-"Weighted average importance sampling and defensive mixture distributions", Technometrics 1995).
-Where the flow's tails are thinner than the posterior's, that keeps the weights bounded.  The ELBO
-is the mean over the flow's own draws alone.
+A fraction a of the pool are inflated draws: their z comes from the inflated base distribution n_s.
+Every member is weighed against the density of the mixture of both,
+    log w = log gamma(x) - log((1 - a) n(z) + a n_s(z)) + log|det dx/dz|
+(a defensive mixture: Hesterberg, "Weighted average importance sampling and defensive mixture
+distributions", Technometrics 1995).  Where the flow's tails are thinner than the posterior's, that
+keeps the weights bounded.  The ELBO is the mean over the flow's own draws alone.
 
 The number of base draws is rounded up, and they are weighed in blocks of one size, so that another
 number of draws compiles nothing.
