@@ -103,6 +103,13 @@ class Inference:
     def _key(self, name: str, index: int = 0) -> PRNGKeyArray:
         return stream(self.rng_key, name, index)
 
+    @property
+    def _pool_size(self) -> tuple[int, int, int]:
+        """Draws of a pool, inflated draws among them, and the memory of a batch (bytes)."""
+        draws = self.settings.draws
+        num_inflated = int(self.correction.inflated_fraction * draws.num_pool)
+        return draws.num_pool, num_inflated, draws.batch_bytes
+
     def _from(self, trace: Tracer, init_params: Any) -> Result:
         """A run from one point, in the precision that it turns out to need."""
         precision = self.settings.draws.target_precision
@@ -196,8 +203,7 @@ class Inference:
         loop.compile_ahead(
             distribution, PreconditionedPotential(potential, gaussian), key, settings
         )
-        inflated, limit = self.correction.inflated_fraction, settings.draws.batch_bytes
-        pools.compile_ahead(distribution, potential, key, inflated, limit)
+        pools.compile_ahead(distribution, potential, key, *self._pool_size)
 
     def _fit(self, problem: Problem) -> Fit:
         with self.clock.part("preconditioner"):
@@ -222,13 +228,13 @@ class Inference:
     def _trained(self, flow: FlowMap, problem: Problem, fit: Fit) -> Weighted:
         """The best of the flows trained at each step budget, with its pool."""
         attempts: list[Weighted] = []
+        potential = PreconditionedPotential(problem.potential, fit.preconditioner)
         for num_steps in self.settings.step_budgets(problem.start.size):
             start = FlowDistribution(flow, fit.preconditioner, fit.base, num_steps)
-            potential = PreconditionedPotential(problem.potential, fit.preconditioner)
             with self.clock.part("training"):
                 key = self._key("training", num_steps)
                 training = loop.train(start, potential, key, self.settings, float(fit.elbo))
-            trained = Trained(problem, fit, training, num_steps)
+            trained = Trained(problem, fit, training, num_steps, dict(self.clock.seconds))
             # From here on an interrupt or an error does not lose the trained flow.
             self.keep(trained)
             attempts.append(self._weighted(trained, self._key("pool")))
@@ -245,20 +251,14 @@ class Inference:
         """A pool of draws of the fitted distribution itself, by a flow that is not trained."""
         steps = self.settings.draws.num_flow_steps or 1
         training = loop.TrainingResult(flow, from_gaussian=False)
-        return self._weighted(Trained(problem, fit, training, steps), self._key("untrained pool"))
+        untrained = Trained(problem, fit, training, steps, dict(self.clock.seconds))
+        return self._weighted(untrained, self._key("untrained pool"))
 
     def _weighted(self, trained: Trained, rng_key: PRNGKeyArray) -> Weighted:
         """A weighed pool of the flow's draws, with its evidence."""
-        draws = self.settings.draws
         with self.clock.part("draws"):
-            pool = pools.draw_pool(
-                trained.distribution,
-                trained.problem.potential,
-                rng_key,
-                draws.num_pool,
-                int(self.correction.inflated_fraction * draws.num_pool),
-                draws.batch_bytes,
-            )
+            potential = trained.problem.potential
+            pool = pools.draw_pool(trained.distribution, potential, rng_key, *self._pool_size)
             return extended(Weighted, trained, weighted=weigh(pool))
 
     def _finished(self, weighted: Weighted) -> Result:

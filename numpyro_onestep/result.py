@@ -32,12 +32,14 @@ class Trained(ArraysAsNumpy):
         fit: what the flow started from.
         training: the trained flow, and how training went.
         num_flow_steps: network evaluations that each draw takes.
+        seconds: wall time of each part of the run so far in seconds, compilation included.
     """
 
     problem: Problem
     fit: Fit
     training: TrainingResult
     num_flow_steps: int
+    seconds: dict[str, float]
 
     def attached(self) -> "Trained":
         """The same, with a target that can be evaluated: after unpickling it is traced again."""
@@ -93,14 +95,12 @@ class Drawn(Weighted):
         samples: the same draws as the model's own sites, `{site: (num_samples, *shape)}`.
         scan: what lines through the draws show; None where there are too few draws.
         missed: modes that the draws do not reach; None where none was found.
-        seconds: wall time of each part of the run in seconds, compilation included.
     """
 
     corrected: Corrected
     samples: PyTree
     scan: Scan | None
     missed: Missed | None
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -131,5 +131,5 @@ _Stage = TypeVar("_Stage", bound=Trained)
 
 
 def extended(stage: type[_Stage], earlier: Trained, **more: Any) -> _Stage:
-    """An object of the next class, from the earlier one and the attributes that it adds."""
-    return stage(**{f.name: getattr(earlier, f.name) for f in fields(earlier)}, **more)
+    """An object of the next class, from the earlier one and the attributes that the step sets."""
+    return stage(**{f.name: getattr(earlier, f.name) for f in fields(earlier)} | more)

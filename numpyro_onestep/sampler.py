@@ -342,7 +342,7 @@ class OneStep:
     @property
     def seconds(self) -> dict[str, float]:
         """Wall time of each part of `run` in seconds, compilation included."""
-        return dict(self.result.seconds)
+        return dict(self._trained().seconds)
 
     @property
     def messages(self) -> list[str]:

@@ -58,6 +58,11 @@ def num_kept(name):
         # No other test has such a model, so that nothing of it is compiled before.
         (3, {}, ["run_chunk", "_sample_base", "_weigh", "_matched"], ["initial_state"]),
         (4, {"num_flow_steps": 2}, ["run_chunk", "_sample_base", "_weigh", "_matched"], []),
+        # A large pool, of which no whole tenth can be inflated.
+        (
+            *(7, {"num_samples": 7001, "pool_size": 70_001}),
+            *(["run_chunk", "_sample_base", "_weigh", "_matched"], []),
+        ),
         (5, {"correction": None}, ["run_chunk", "_sample_base", "_weigh", "_matched"], []),
         # Its base distribution is not known until particles have looked for modes.
         pytest.param(

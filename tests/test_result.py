@@ -43,6 +43,7 @@ def test_an_interrupt_while_weighing_leaves_the_trained_flow(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             sampler.run(jr.key(0), STD_ERROR, y=EFFECT)
     assert len(sampler.losses) > 0
+    assert sampler.seconds["training"] > 0
     assert sampler.sample(jr.key(1), 10)["theta"].shape == (10, 8)
     assert np.isfinite(sampler.evaluate(jr.key(1), 1, 500).elbo)
     assert sampler.get_posterior().event_shape == (10,)

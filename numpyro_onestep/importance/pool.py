@@ -94,15 +94,16 @@ def compile_ahead(
     distribution: FlowDistribution,
     potential: Any,
     rng_key: PRNGKeyArray,
-    inflated: float,
+    num: int,
+    num_inflated: int,
     batch_bytes: int,
 ) -> None:
-    """Begin to compile what `draw_pool` will need for a flow and a target of such shapes."""
+    """Begin to compile what `draw_pool` will need for these arguments, or others of such shapes."""
     d, dtype = distribution.dim, distribution.flow.dtype
-    _sample_base.ahead(distribution, rng_key, np.ones(_rounded_up(1, d), dtype))
+    _sample_base.ahead(distribution, rng_key, np.ones(_rounded_up(num, d), dtype))
     size = _batch_size(distribution, batch_bytes)
     rows = np.zeros((_BATCHES * size, d), dtype)
-    _weigh.ahead(distribution, potential, rows, inflated, size)
+    _weigh.ahead(distribution, potential, rows, num_inflated / num, size)
 
 
 def _batch_size(distribution: FlowDistribution, batch_bytes: int) -> int:
