@@ -36,6 +36,7 @@ from numpyro_onestep.flow import (
 from numpyro_onestep.flow.gaussian import GaussianPreconditioner
 from numpyro_onestep.importance import pool as pools
 from numpyro_onestep.importance.evidence import Evidence, WeightedPool, weigh
+from numpyro_onestep.importance.psis import import_ahead
 from numpyro_onestep.initialise import best_fit
 from numpyro_onestep.initialise.best_fit import Fit
 from numpyro_onestep.multimodal import modes
@@ -204,6 +205,7 @@ class Inference:
             distribution, PreconditionedPotential(potential, gaussian), key, settings
         )
         pools.compile_ahead(distribution, potential, key, *self._pool_size)
+        import_ahead()
 
     def _fit(self, problem: Problem) -> Fit:
         with self.clock.part("preconditioner"):

@@ -78,6 +78,11 @@ class compiled:  # noqa: N801, it is used as a decorator
         return begun
 
 
+def begin(work: Callable[[], Any]) -> None:
+    """Do some work in the thread that compiles ahead, after all that was begun there before."""
+    _other_thread.submit(work)
+
+
 def make_room_for(target: str) -> None:
     """Drop all compiled programs if many are kept and this target is new.
 

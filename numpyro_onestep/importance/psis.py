@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from numpyro_onestep._util.compilation import begin
+
 # Pareto k from which on a tail holds nearly all of the mass, whatever its scale.
 _LARGEST_SHAPE = 5.0
 # Number of weights that smoothing needs.  ArviZ takes at most the largest fifth for the tail, and
@@ -84,8 +86,17 @@ def tail_mass(log_weights: Float[np.ndarray, " n"], k: float) -> float:
     return float(num_tail / n * mass)
 
 
+def import_ahead() -> None:
+    """Begin to import ArviZ, which takes about a second, in the thread that compiles ahead."""
+    begin(_arviz)
+
+
+def _arviz() -> Any:
+    return import_module("arviz")
+
+
 def _psislw(log_weights):
-    arviz: Any = import_module("arviz")
+    arviz = _arviz()
     if hasattr(arviz, "psislw"):  # ArviZ 0.x
         return arviz.psislw(log_weights)
     # ArviZ 1.x takes log likelihoods of leave-one-out, which are minus the log weights.
