@@ -5,7 +5,7 @@ fit a mixture; train the flow; weigh a pool; correct; check the draws.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
@@ -27,6 +27,7 @@ from numpyro_onestep.corrections.none import NoCorrection
 from numpyro_onestep.diagnostics import report
 from numpyro_onestep.diagnostics.doubts import folds, is_good
 from numpyro_onestep.flow import (
+    AbstractFlowMap,
     FlowDistribution,
     FlowMap,
     PreconditionedPotential,
@@ -39,6 +40,8 @@ from numpyro_onestep.importance.evidence import Evidence, WeightedPool, weigh
 from numpyro_onestep.importance.psis import import_ahead
 from numpyro_onestep.initialise import best_fit
 from numpyro_onestep.initialise.best_fit import Fit
+from numpyro_onestep.initialise.structured_fit import StructuredFit, fit_structured
+from numpyro_onestep.initialise.structured_start import map_of, placeholder, preconditioner_of
 from numpyro_onestep.multimodal import modes
 from numpyro_onestep.multimodal.mixture_fit import fit_mixture
 from numpyro_onestep.multimodal.tempered_smc import explore, require_explorable
@@ -52,6 +55,8 @@ from numpyro_onestep.problem import (
 )
 from numpyro_onestep.result import Drawn, Result, Trained, Weighted, extended
 from numpyro_onestep.settings import Settings
+from numpyro_onestep.structure.interactions import interactions
+from numpyro_onestep.structure.structure import Structure, structure_of
 from numpyro_onestep.target.precision import double_energy
 from numpyro_onestep.target.traced import TracedFunction
 from numpyro_onestep.training import loop
@@ -90,6 +95,7 @@ class Inference:
         self.settings, self.correction, self.keep = settings, correction, keep
         self.rng_key = rng_key
         self.clock = Stopwatch()
+        self._dtype: Any = None  # of the session, and so of the network
 
     def run(self, trace: Tracer, init_params: Any) -> Result:
         """The result; the run is repeated from another mode if nearly all mass is there."""
@@ -104,12 +110,11 @@ class Inference:
     def _key(self, name: str, index: int = 0) -> PRNGKeyArray:
         return stream(self.rng_key, name, index)
 
-    @property
-    def _pool_size(self) -> tuple[int, int, int]:
+    def _pool_size(self, d: int) -> tuple[int, int, int]:
         """Draws of a pool, inflated draws among them, and the memory of a batch (bytes)."""
-        draws = self.settings.draws
-        num_inflated = int(self.correction.inflated_fraction * draws.num_pool)
-        return draws.num_pool, num_inflated, draws.batch_bytes
+        num = self.settings.draws.num_pool_in(d)
+        num_inflated = int(self.correction.inflated_fraction * num)
+        return num, num_inflated, self.settings.draws.batch_bytes
 
     def _from(self, trace: Tracer, init_params: Any) -> Result:
         """A run from one point, in the precision that it turns out to need."""
@@ -117,16 +122,18 @@ class Inference:
         with ExitStack() as environment:
             with self.clock.part("initialisation"):
                 problem = trace(self._key("start"), init_params)
+                self._dtype = problem.start.dtype
                 if self.settings.draws.multimodal:
                     require_explorable(problem.start.size)
-                flow = self._flow(problem.start)
                 problem = completed(problem, self._key("completion"))
+            structure = self._structure(problem)
+            with self.clock.part("initialisation"):
                 if precision != "double" or is_double():
-                    self._compile_ahead(flow, problem)
+                    self._compile_ahead(problem, structure)
             if precision == "double" and not is_double():
                 problem = in_double_precision(problem, required=True)
                 environment.enter_context(numerics(double=True))
-            fit, double = self._fit(problem), None
+            fit, double = self._fit(problem, structure), None
             if precision == "auto" and not is_double():
                 problem, double = self._with_double(problem)
             if double is not None:
@@ -134,7 +141,7 @@ class Inference:
             lost = not math.isfinite(float(fit.elbo)) and self._is_explorable(problem)
             if self.settings.draws.multimodal or lost:
                 fit = self._explored(problem, fit)
-            weighted = self._trained(flow, problem, fit)
+            weighted = self._trained(problem, fit)
             if double is not None:
                 weighted = self._precise(weighted, double, environment)
             result = self._finished(weighted)
@@ -143,7 +150,7 @@ class Inference:
                 # No gradient shows an edge or a step, so no flow can be trained around it.
                 found = self._explored(result.problem, result.fit)
                 if found is not result.fit:
-                    again = self._untrained(flow, result.problem, found)
+                    again = self._untrained(result.problem, found)
                     result = max((result, self._finished(again)), key=_quality)
             return result
 
@@ -163,7 +170,7 @@ class Inference:
             return problem, fit, double
         problem = in_double_precision(problem, error)
         environment.enter_context(numerics(problem.is_double))
-        return problem, self._fit(problem), None
+        return problem, self._fit(problem, fit.structure), None
 
     def _precise(
         self, weighted: Weighted, double: TracedFunction, environment: ExitStack
@@ -178,37 +185,71 @@ class Inference:
         precise = in_double_precision(problem, error)
         fit = fit_in_double_precision(weighted.fit) if precise.is_double else weighted.fit
         environment.enter_context(numerics(precise.is_double))
-        return self._trained(weighted.training.flow, precise, fit)
+        return self._trained(precise, fit._replace(flow=weighted.training.flow))
 
-    def _flow(self, start: Float[Any, " d"]) -> FlowMap:
-        """An untrained flow: the identity in whitened coordinates."""
-        flow, d = self.settings.flow, start.size
-        key = self._key("flow")
-        network = ResidualVelocity(d, flow.network_width(d), flow.horizon, key, start.dtype)
+    def _flow(self, d: int) -> FlowMap:
+        """An untrained dense map: the identity in whitened coordinates."""
+        flow, key = self.settings.flow, self._key("flow")
+        network = ResidualVelocity(d, flow.network_width(d), flow.horizon, key, self._dtype)
         return FlowMap(network, uniform_grid(flow.horizon, flow.num_grid_steps))
 
-    def _compile_ahead(self, flow: FlowMap, problem: Problem) -> None:
+    def _structure(self, problem: Problem) -> Structure | None:
+        """The structure of the target; None where the map is to be dense."""
+        settings, wanted = self.settings, self.settings.flow.structure
+        core = () if wanted in ("auto", None) else problem.target.coordinates(wanted)
+        plain = settings.losses.elbo_weight and not settings.schedule.num_distillation_steps
+        if wanted is None or settings.draws.multimodal or not plain:
+            return None
+        if problem.start.size < limits.STRUCTURED_MAP:
+            return None
+        with self.clock.part("structure"):
+            graph = interactions(problem.potential, problem.start, self._key("structure"))
+            return None if graph is None else structure_of(graph, core)
+
+    def _structured(self, fit: StructuredFit, dtype: Any) -> Fit:
+        """A fit with a structure as a preconditioner and an untrained map."""
+        structure, key = fit.gaussian.structure, self._key("structured map")
+        preconditioner = preconditioner_of(fit, dtype, key)
+        core = self._flow(structure.num_core)
+        few = structure.num_nodes <= limits.NODES_WITH_NETWORK
+        flow = map_of(fit, preconditioner, core, limits.NODE_WIDTH * few, key)
+        elbo: Any = np.asarray(fit.elbo, dtype)
+        return Fit(preconditioner, elbo, structure=structure, flow=flow)
+
+    def _compile_ahead(self, problem: Problem, structure: Structure | None) -> None:
         """Begin to compile, in another thread, the programs that later steps will need."""
         settings, potential, start = self.settings, problem.potential, problem.start
+        key = self.rng_key
+        if structure is not None:
+            fit = self._structured(placeholder(structure), start.dtype)
+            self._compile_training_ahead(problem, fit, settings.of_structured_map(start.size))
+            return
         if start.size > limits.BATCH_AND_MATCH:
             return  # the type of the preconditioner is not known yet
-        key = self.rng_key
         best_fit.compile_ahead(potential, start, key)
         if settings.draws.multimodal:
             modes.compile_ahead(potential, start, key)
             return  # the base distribution is not known yet
         anywhere = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
         gaussian = GaussianPreconditioner(*(jnp.asarray(part) for part in anywhere))
-        num_steps = settings.step_budgets(start.size)[0]
-        distribution = FlowDistribution(flow, gaussian, num_steps=num_steps)
-        loop.compile_ahead(
-            distribution, PreconditionedPotential(potential, gaussian), key, settings
-        )
-        pools.compile_ahead(distribution, potential, key, *self._pool_size)
+        self._compile_training_ahead(problem, Fit(gaussian, jnp.zeros(())), settings)
+
+    def _compile_training_ahead(self, problem: Problem, fit: Fit, settings: Settings) -> None:
+        potential, key, d = problem.potential, self.rng_key, problem.start.size
+        flow, num_steps = next(self._starts(fit, d, []))
+        distribution = FlowDistribution(flow, fit.preconditioner, num_steps=num_steps)
+        preconditioned = PreconditionedPotential(potential, fit.preconditioner)
+        loop.compile_ahead(distribution, preconditioned, key, settings)
+        pools.compile_ahead(distribution, potential, key, *self._pool_size(d))
         import_ahead()
 
-    def _fit(self, problem: Problem) -> Fit:
+    def _fit(self, problem: Problem, structure: Structure | None) -> Fit:
         with self.clock.part("preconditioner"):
+            if structure is not None:
+                key = self._key("structured fit")
+                found = fit_structured(problem.potential, structure, problem.start, key)
+                if found is not None:
+                    return self._structured(found, problem.start.dtype)
             target, potential, dtype = problem.target, problem.potential, problem.start.dtype
             others = target.other_starts(self.rng_key, potential, _MOST_OTHER_STARTS, dtype)
             starts: Any = (np.asarray(start, dtype) for start in chain([problem.start], others))
@@ -227,15 +268,34 @@ class Inference:
                 return fit  # the user did not ask for tempered SMC, so its failure is no error
             return fit_mixture(problem.potential, population, self._key("mixture"))
 
-    def _trained(self, flow: FlowMap, problem: Problem, fit: Fit) -> Weighted:
-        """The best of the flows trained at each step budget, with its pool."""
+    def _starts(
+        self, fit: Fit, d: int, attempts: list[Weighted]
+    ) -> Iterator[tuple[AbstractFlowMap, int]]:
+        """The maps to train one after the other, until one is enough, and their numbers of steps."""
+        if fit.flow is None:
+            flow = self._flow(d)
+            for num_steps in self.settings.step_budgets(d):
+                yield flow, num_steps
+            return
+        num_steps = self.settings.draws.num_flow_steps or 1
+        yield fit.flow, num_steps
+        trained: Any = attempts[-1].training.flow
+        if trained.nodes.network is None:
+            key = self._key("network of the nodes")
+            yield trained.with_network(limits.NODE_WIDTH, key), num_steps
+
+    def _trained(self, problem: Problem, fit: Fit) -> Weighted:
+        """The best of the flows trained one after the other, with its pool."""
         attempts: list[Weighted] = []
         potential = PreconditionedPotential(problem.potential, fit.preconditioner)
-        for num_steps in self.settings.step_budgets(problem.start.size):
-            start = FlowDistribution(flow, fit.preconditioner, fit.base, num_steps)
+        settings, d = self.settings, problem.start.size
+        if fit.structure is not None:
+            settings = settings.of_structured_map(d)
+        for untrained, num_steps in self._starts(fit, d, attempts):
+            start = FlowDistribution(untrained, fit.preconditioner, fit.base, num_steps)
             with self.clock.part("training"):
                 key = self._key("training", num_steps)
-                training = loop.train(start, potential, key, self.settings, float(fit.elbo))
+                training = loop.train(start, potential, key, settings, float(fit.elbo))
             trained = Trained(problem, fit, training, num_steps, dict(self.clock.seconds))
             # From here on an interrupt or an error does not lose the trained flow.
             self.keep(trained)
@@ -246,12 +306,13 @@ class Inference:
         if not (best.training.from_gaussian or is_good(best.evidence)):
             # A mixture is near the target without training, and near an edge training makes it
             # worse.
-            best = max(best, self._untrained(flow, problem, fit), key=_quality)
+            best = max(best, self._untrained(problem, fit), key=_quality)
         return best
 
-    def _untrained(self, flow: FlowMap, problem: Problem, fit: Fit) -> Weighted:
+    def _untrained(self, problem: Problem, fit: Fit) -> Weighted:
         """A pool of draws of the fitted distribution itself, by a flow that is not trained."""
         steps = self.settings.draws.num_flow_steps or 1
+        flow = self._flow(problem.start.size)
         training = loop.TrainingResult(flow, from_gaussian=False)
         untrained = Trained(problem, fit, training, steps, dict(self.clock.seconds))
         return self._weighted(untrained, self._key("untrained pool"))
@@ -260,7 +321,8 @@ class Inference:
         """A weighed pool of the flow's draws, with its evidence."""
         with self.clock.part("draws"):
             potential = trained.problem.potential
-            pool = pools.draw_pool(trained.distribution, potential, rng_key, *self._pool_size)
+            size = self._pool_size(trained.problem.start.size)
+            pool = pools.draw_pool(trained.distribution, potential, rng_key, *size)
             return extended(Weighted, trained, weighted=weigh(pool))
 
     def _finished(self, weighted: Weighted) -> Result:

@@ -23,3 +23,15 @@ COVERAGE_CHECK = 512
 # In more dimensions no d x d matrix is formed, since factorising one takes minutes: the
 # preconditioner is then a diagonal and some directions.
 DENSE_MATRIX = 2048
+# A target of fewer dimensions has no structured map: its dense map is small enough.
+STRUCTURED_MAP = 8
+# Numbers in a batch of a structured map's draws in training, and the fewest draws.
+BATCH_NUMBERS, SMALLEST_BATCH = 2**14, 8
+# From here on the clip of the forces on a structured map's draws grows.
+FEW_DIMENSIONS = 50
+# Numbers in a pool, unless the user asks for more.
+POOL_NUMBERS = 2**24
+# Up to here the nodes of a structured map have a network from the start.  In more it is added where
+# conditional Gaussians are not enough: it takes most of the time of a step.
+NODES_WITH_NETWORK = 2000
+NODE_WIDTH = 16  # units of the network that the nodes of a structured map share

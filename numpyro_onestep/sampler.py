@@ -24,6 +24,7 @@ from numpyro_onestep.inference import Inference
 from numpyro_onestep.problem import Problem, problem_of_function, problem_of_model
 from numpyro_onestep.result import Result, Trained
 from numpyro_onestep.settings import Settings, require_count
+from numpyro_onestep.structure.structure import Structure
 
 _FEWEST_SUMMARISED = 4  # draws of a chain: NumPyro halves it, and each half needs two
 _RENAMED = {"base_elbo": "initial_elbo", "folded_share": "folded_fraction"}
@@ -318,6 +319,11 @@ class OneStep:
     def folded_fraction(self) -> float:
         """Fraction of the flow's own draws at which the map's determinant is negative."""
         return self.result.evidence.folded_fraction
+
+    @property
+    def structure(self) -> Structure | None:
+        """Which coordinates depend on which in the map; None where the map is dense."""
+        return self._trained().fit.structure
 
     @property
     def num_flow_steps(self) -> int:

@@ -5,8 +5,9 @@ program depends on: any other setting can change without anything being compiled
 """
 
 import difflib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_type_hints
 
 import numpy as np
@@ -65,6 +66,12 @@ class DrawSettings:
         """Draws that are weighed for the evidence and the correction."""
         return 10 * self.num_samples if self.pool_size is None else self.pool_size
 
+    def num_pool_in(self, d: int) -> int:
+        """The same in d dimensions, where memory may not suffice for as many."""
+        if self.pool_size is not None:
+            return self.pool_size
+        return min(self.num_pool, max(2 * self.num_samples, limits.POOL_NUMBERS // d))
+
     def rejuvenation(self, d: int) -> tuple[int, int]:
         """Steps of a round of HMC rejuvenation in d dimensions, and the most rounds."""
         if self.num_rejuvenation_steps is not None:
@@ -81,8 +88,15 @@ class FlowSettings:
     num_grid_steps: int = 16
     horizon: float = 3.0
     width: int | None = None
+    structure: Any = "auto"
 
     def __post_init__(self):
+        _require(
+            self,
+            _is_structure,
+            '"auto", None, or the names of the sites that all others depend on',
+            "structure",
+        )
         _require(self, _is_count, "a positive integer", "num_grid_steps")
         _require(self, lambda v: v > 0, "a positive number", "horizon")
         _require(self, lambda v: v is None or _is_count(v), "None or a positive integer", "width")
@@ -191,6 +205,11 @@ class Settings:
 
     - `num_grid_steps`: K, intervals of the noise schedule. A power of two; default 16.
     - `horizon`: T, total time of the noising process. Default 3.
+    - `structure`: `"auto"` (default) finds which coordinates interact; in a hierarchy or a series
+      most are independent of each other given a few, and the map then has that structure
+      (`sampler.structure`; docs/structured.md). None takes the dense map. Names of sites, such as
+      `["mu", "tau"]`, are coordinates that all others may depend on, whatever is found. With
+      `multimodal=True`, with a distillation stage, and below 8 dimensions the map is dense.
     - `width`: units of the network's hidden layer. Default None: 256 up to 128 dimensions, 64
       above, where the cost of a step goes with the square of the smaller of the two.
 
@@ -284,6 +303,17 @@ class Settings:
             }
         )
 
+    def of_structured_map(self, d: int) -> "Settings":
+        """The settings of a structured map's training in d dimensions.
+
+        A draw holds many nodes, all of which a batch is informative about, so that fewer draws do.
+        The norm of a force grows with the square root of d.
+        """
+        losses = self.losses
+        batch_size = min(losses.batch_size, max(limits.SMALLEST_BATCH, limits.BATCH_NUMBERS // d))
+        clip = losses.force_clip * max(1.0, math.sqrt(d / limits.FEW_DIMENSIONS))
+        return replace(self, losses=replace(losses, batch_size=batch_size, force_clip=clip))
+
     def step_budgets(self, d: int) -> tuple[int, ...]:
         """The numbers of flow steps to try, one after the other, in d dimensions."""
         if self.draws.num_flow_steps is not None:
@@ -328,6 +358,12 @@ def require_count(name: str, value: Any) -> int:
     if number is None or number < 1:
         raise ValueError(f"{name} must be a positive number of draws, but is {value!r}.")
     return number
+
+
+def _is_structure(value: Any) -> bool:
+    if isinstance(value, str):
+        return value == "auto"
+    return value is None or all(isinstance(name, str) for name in value)
 
 
 def _is_count(value: Any) -> bool:

@@ -14,6 +14,7 @@ LAYERS = [
     "settings",
     "_util",
     "target",
+    "structure",
     "flow",
     "optimise",
     "mcmc",

@@ -53,7 +53,7 @@ class PSIS(AbstractCorrection):
         few = d <= settings.num_samples * MOST_FEATURES
         features = _features(pool, distribution.base) if few else []
         chosen, capped = resample(rng_key, smoothed, settings.num_samples, features)
-        line = f"resampled from {settings.num_pool}"
+        line = f"resampled from {len(pool.x)}"
         result = Corrected(pool.x[chosen], line, chosen=chosen, capped_fraction=capped)
         gap = evidence.log_evidence - evidence.elbo
         num_steps, most_rounds = settings.rejuvenation(d)

@@ -80,6 +80,7 @@ def summary(run: Result, settings: DrawSettings) -> str:
         ("ESS of weights", f"{evidence.ess:.0f} of {evidence.num_draws} draws"),
         ("map folds at", f"{evidence.folded_fraction:.2%} of draws"),
         ("target in", run.problem.line),
+        ("structure", str(run.fit.structure or "dense")),
         ("draws", _draws_line(settings, run.num_flow_steps, run.corrected)),
         ("training", _training_line(run.training, run.seconds)),
     ]

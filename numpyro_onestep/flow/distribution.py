@@ -10,7 +10,7 @@ from numpyro.distributions.util import validate_sample
 from numpyro.util import is_prng_key
 
 from numpyro_onestep.flow.base_distribution import STANDARD_NORMAL, AbstractBaseDistribution
-from numpyro_onestep.flow.flow_map import FlowMap
+from numpyro_onestep.flow.flow_map import AbstractFlowMap
 from numpyro_onestep.flow.gaussian import AbstractPreconditioner
 from numpyro_onestep.flow.transform import FlowTransform, Image
 
@@ -52,7 +52,7 @@ class FlowDistribution(Distribution):
 
     def __init__(
         self,
-        flow: FlowMap,
+        flow: AbstractFlowMap,
         preconditioner: AbstractPreconditioner,
         base: AbstractBaseDistribution = STANDARD_NORMAL,
         num_steps: int = 1,
@@ -73,7 +73,7 @@ class FlowDistribution(Distribution):
         """The map from z to x, as a NumPyro transform."""
         return FlowTransform(self.flow, self.preconditioner, self.num_steps)
 
-    def with_flow(self, flow: FlowMap) -> "FlowDistribution":
+    def with_flow(self, flow: AbstractFlowMap) -> "FlowDistribution":
         """The same distribution with another map in whitened coordinates."""
         return type(self)(flow, self.preconditioner, self.base, self.num_steps)
 

@@ -5,6 +5,7 @@ One Euler step of the probability-flow ODE from time tau to tau - h is
 and the k-step map composes k of them from time T to 0.  With k = 1 a draw costs one evaluation.
 """
 
+import abc
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -22,8 +23,56 @@ class Volume(NamedTuple):
     sign: Float[Array, ""]
 
 
-class FlowMap(eqx.Module):
-    """The k-step map for every k that divides the grid.
+class Score(NamedTuple):
+    """The image y of a point, the score of the image's distribution at y, and the volume."""
+
+    y: Float[Array, " d"]
+    score: Float[Array, " d"]
+    log_det: Float[Array, ""]
+    sign: Float[Array, ""]
+
+
+class AbstractFlowMap(eqx.Module):
+    """A map of R^d with exact volume, scores and draws, for each number of steps k."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> Any:
+        """The type of the parameters."""
+
+    @property
+    @abc.abstractmethod
+    def numbers_per_draw(self) -> int:
+        """How many numbers it takes, roughly, to compute the volume at a draw."""
+
+    @abc.abstractmethod
+    def schedule(self, num_steps: int) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+        """Times and sizes of the k steps, from T down to 0; a ValueError where k is not possible."""
+
+    @abc.abstractmethod
+    def __call__(self, z: Float[Array, " d"], num_steps: int = 1) -> Float[Array, " d"]:
+        """The image of a base draw z, in whitened coordinates."""
+
+    @abc.abstractmethod
+    def volume(self, z: Float[Array, " d"], num_steps: int = 1) -> Volume:
+        """The image of z, with the exact log|det dy/dz|."""
+
+    @abc.abstractmethod
+    def score(
+        self,
+        z: Float[Array, " d"],
+        score: Float[Array, " d"],
+        num_steps: int = 1,
+        image: Float[Array, " d"] | None = None,
+    ) -> Score:
+        """The image of z, and the score of its distribution there, from the score at z.
+
+        `image` is the image of z where it is known already.
+        """
+
+
+class FlowMap(AbstractFlowMap):
+    """The dense k-step map, for every k that divides the grid.
 
     Args:
         network: the residual velocity.
@@ -42,6 +91,12 @@ class FlowMap(eqx.Module):
     def dtype(self):
         """The type of the network's numbers."""
         return self.network.last.weight.dtype
+
+    @property
+    def numbers_per_draw(self) -> int:
+        """How many numbers it takes, roughly, to compute the volume at a draw."""
+        d = self.network.first.in_features
+        return 4 * d * (self.network.width + d)
 
     def step(
         self, y: Float[Array, " d"], tau: Float[Array, ""], step_size: Float[Array, ""]
@@ -105,6 +160,38 @@ class FlowMap(eqx.Module):
         zero = jnp.zeros((), z.dtype)
         total, _ = jax.lax.scan(advance, Volume(z, zero, zero + 1), (taus, sizes))
         return total
+
+    def score(
+        self,
+        z: Float[Array, " d"],
+        score: Float[Array, " d"],
+        num_steps: int = 1,
+        image: Float[Array, " d"] | None = None,
+    ) -> Score:
+        """The image of z, and the score of its distribution there, from the score at z.
+
+        Each step turns the score into J^-T (score - grad log|det J|).
+        """
+
+        def advance(carry, at):
+            y, score, log_det, sign = carry
+
+            def parts(y):
+                jacobian = self.network.step_jacobian(y, *at)
+                return (jacobian.diagonal, jacobian.rows), jacobian
+
+            _, pull_back, jacobian = jax.vjp(parts, y, has_aux=True)
+            known = jacobian.factorise()
+            (gradient,) = pull_back(jacobian.log_det_gradient(known))
+            score = jacobian.solve_transposed(known, score - gradient)
+            return Score(self.step(y, *at), score, log_det + known.log_det, sign * known.sign), None
+
+        taus, sizes = self.schedule(num_steps)
+        one = jnp.ones((), z.dtype)
+        carry = Score(z, score, 0 * one, one)
+        if num_steps == 1:
+            return advance(carry, (taus[0], sizes[0]))[0]
+        return jax.lax.scan(advance, carry, (taus, sizes))[0]
 
 
 def uniform_grid(horizon: float, num_steps: int) -> tuple[float, ...]:

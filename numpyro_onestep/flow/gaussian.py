@@ -10,7 +10,7 @@ from abc import abstractmethod
 import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class AbstractPreconditioner(eqx.Module):
@@ -105,3 +105,50 @@ class LowRankPreconditioner(AbstractPreconditioner):
     def _stretched(self, v: Float[Array, " d"], by: Float[Array, " r"]) -> Float[Array, " d"]:
         """(I + Q diag(by) Q^T) v."""
         return v + self.directions @ (by * (self.directions.T @ v))
+
+
+class StructuredPreconditioner(AbstractPreconditioner):
+    """x = loc + A y for y in the order of a structure: a triangle for the core, then scales.
+
+    `order[k]` is the coordinate of x that y's k-th belongs to, and `place` is its inverse.
+    """
+
+    loc: Float[Array, " d"]
+    core_tril: Float[Array, "g g"]
+    scale: Float[Array, " n"]  # of the coordinates outside of the core
+    order: Int[Array, " d"]
+    place: Int[Array, " d"]
+
+    def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """x = loc + A y."""
+        return self.loc + self._times(y)
+
+    def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """y = A^-1 (x - loc)."""
+        return self._solve(x - self.loc)
+
+    @property
+    def log_det(self) -> Float[Array, ""]:
+        """log|det A|; the order is a permutation and has none."""
+        core = jnp.log(jnp.abs(jnp.diagonal(self.core_tril))).sum()
+        return core + jnp.log(self.scale).sum()
+
+    def times_precision(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A^-T A^-1 v."""
+        y, g = self._solve(v), len(self.core_tril)
+        core = solve_triangular(self.core_tril, y[:g], lower=True, trans="T")
+        return jnp.concatenate([core, y[g:] / self.scale])[self.place]
+
+    def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A A^T v."""
+        ordered, g = v[self.order], len(self.core_tril)
+        return self._times(jnp.concatenate([ordered[:g] @ self.core_tril, ordered[g:] * self.scale]))
+
+    def _times(self, y):
+        g = len(self.core_tril)
+        return jnp.concatenate([self.core_tril @ y[:g], self.scale * y[g:]])[self.place]
+
+    def _solve(self, x):
+        ordered, g = x[self.order], len(self.core_tril)
+        core = solve_triangular(self.core_tril, ordered[:g], lower=True)
+        return jnp.concatenate([core, ordered[g:] / self.scale])

@@ -4,19 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, Bool, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from numpyro_onestep.flow.flow_map import FlowMap
+from numpyro_onestep.flow.flow_map import AbstractFlowMap
 from numpyro_onestep.flow.gaussian import AbstractPreconditioner
-from numpyro_onestep.flow.inverse import invert
-
-# Base draws whose images are computed.  The inverse starts from those whose images are nearest to
-# the point, one after the other.
-_NUM_ANCHORS = 256
-_MOST_TRIES = 4  # starts for each point
+from numpyro_onestep.flow.inverse import invert, inverter
 
 
 class Image(NamedTuple):
@@ -55,7 +49,7 @@ class FlowTransform(Transform):
     domain: Any = constraints.real_vector
     codomain: Any = constraints.real_vector
 
-    def __init__(self, flow: FlowMap, preconditioner: AbstractPreconditioner, num_steps: int = 1):
+    def __init__(self, flow: AbstractFlowMap, preconditioner: AbstractPreconditioner, num_steps: int = 1):
         self.flow, self.preconditioner, self.num_steps = flow, preconditioner, num_steps
 
     def image(self, z: Float[Array, " d"]) -> Image:
@@ -110,51 +104,11 @@ class FlowTransform(Transform):
         Returns:
             The z, `(*n, d)`, and whether each was found, `(*n,)`.
         """
-        d = jnp.shape(x)[-1]
         whiten = jnp.vectorize(self.preconditioner.whiten, signature="(d)->(d)")
         y = whiten(x)
-        anchors = jr.normal(jr.key(0), (_NUM_ANCHORS, d), y.dtype)
-        images = jax.lax.stop_gradient(jax.vmap(lambda z: self.flow(z, self.num_steps))(anchors))
-
-        def one(y):
-            fixed = jax.lax.stop_gradient(y)
-            z, found = self._search(fixed, anchors, images)
-            return self._differentiable(y, jax.lax.stop_gradient(z)), found
-
-        return jnp.vectorize(one, signature="(d)->(d),()")(y)
-
-    def _search(self, y, anchors, images):
-        flow = jax.lax.stop_gradient(self.flow)
-        # The whitened point itself is a candidate too: if the flow changes little, it is nearest.
-        starts = jnp.concatenate([anchors, y[None]])
-        reached = jnp.concatenate([images, flow(y, self.num_steps)[None]])
-        distance = jnp.sum((reached - y) ** 2, axis=1)
-        _, order = jax.lax.top_k(-distance, _MOST_TRIES)
-
-        def again(state):
-            index, _, _ = state
-            z, found = invert(flow, y, starts[order[index]], self.num_steps)
-            return index + 1, z, found
-
-        def go_on(state):
-            index, _, found = state
-            return (index < _MOST_TRIES) & ~found
-
-        _, z, found = jax.lax.while_loop(go_on, again, (0, y, jnp.asarray(False)))
+        find = inverter(self.flow, self.num_steps, jnp.shape(x)[-1], y.dtype)
+        z, found = jnp.vectorize(find, signature="(d)->(d),()")(y)
         return z, found
-
-    def _differentiable(self, y, solution):
-        """The solution of Phi_k(z) = y as a function of y and of the flow's parameters."""
-
-        def solve_linear(linear, value):
-            return jnp.linalg.solve(jax.jacfwd(linear)(jnp.zeros_like(value)), value)
-
-        return jax.lax.custom_root(
-            lambda z: self.flow(z, self.num_steps) - y,
-            solution,
-            solve=lambda _, start: start,
-            tangent_solve=solve_linear,
-        )
 
     def tree_flatten(self):
         """The parameters as a pytree, and the number of steps."""

@@ -108,8 +108,7 @@ def compile_ahead(
 
 def _batch_size(distribution: FlowDistribution, batch_bytes: int) -> int:
     """Draws whose Jacobians are computed at a time."""
-    d, width = distribution.dim, distribution.flow.network.width
-    bytes_each = distribution.flow.dtype.itemsize * d * 4 * (width + d)
+    bytes_each = distribution.flow.dtype.itemsize * distribution.flow.numbers_per_draw
     return min(BATCH, max(1, batch_bytes // bytes_each))
 
 

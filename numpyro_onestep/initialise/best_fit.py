@@ -20,6 +20,7 @@ from numpyro_onestep import limits
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.flow.base_distribution import STANDARD_NORMAL, AbstractBaseDistribution
+from numpyro_onestep.flow.flow_map import AbstractFlowMap
 from numpyro_onestep.flow.gaussian import AbstractPreconditioner, GaussianPreconditioner
 from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 from numpyro_onestep.initialise.batch_and_match import batch_and_match
@@ -29,6 +30,7 @@ from numpyro_onestep.initialise.expected_curvature import (
 )
 from numpyro_onestep.initialise.laplace import laplace, low_rank_laplace
 from numpyro_onestep.optimise.lbfgs import descend, descent
+from numpyro_onestep.structure.structure import Structure
 from numpyro_onestep.target import Potential
 
 # Steps of the descent at whose points the fits start.  The first is the model's own start.  The
@@ -61,6 +63,8 @@ class Fit(NamedTuple):
     preconditioner: AbstractPreconditioner
     elbo: Float[Array, ""]  # nats; -inf where no start gave a finite one
     base: AbstractBaseDistribution = STANDARD_NORMAL
+    structure: Structure | None = None  # of the map; None for a dense one
+    flow: AbstractFlowMap | None = None  # to start training with; None for an untrained dense map
 
 
 def best_fit(

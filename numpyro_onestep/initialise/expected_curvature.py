@@ -50,7 +50,21 @@ _GRADIENTS = 256
 def diagonal_match(
     potential: Potential, start: Float[Array, " d"], rng_key: PRNGKeyArray
 ) -> AbstractPreconditioner:
-    """Batch and match of independent coordinates, from a small Gaussian about a point.
+    """Batch and match of independent coordinates, as a preconditioner."""
+    d, dtype = start.size, start.dtype
+    loc, scale = independent_match(potential, start, rng_key)
+    if d > limits.DENSE_MATRIX:
+        return LowRankPreconditioner(loc, scale, *no_directions(d, dtype))
+    return GaussianPreconditioner(loc, jnp.diag(scale))
+
+
+def independent_match(
+    potential: Potential,
+    start: Float[Array, " d"],
+    rng_key: PRNGKeyArray,
+    batch_size: int = _BATCH_SIZE,
+) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    """Mean and scales by batch and match of each coordinate, from a small Gaussian about a point.
 
     Each coordinate sees a whole batch at every iteration, where batch and match of a full
     covariance learns of no more directions than there are draws in a batch.
@@ -61,14 +75,14 @@ def diagonal_match(
     def step(carry, inputs):
         loc, scale = carry
         index, key = inputs
-        z = _pairs(key, _BATCH_SIZE, d, dtype)
+        z = _pairs(key, batch_size, d, dtype)
         # The excess is clipped, so that steps are bounded; values that are not finite are left out.
         excess: Any = score(loc + scale * z) * scale + z
         excess = jnp.where(jnp.isfinite(excess), excess, 0.0)
         g = jnp.clip(excess, -_SCORE_CLIP, _SCORE_CLIP) - z
         # Cai et al., algorithm 1, in one dimension with current mean 0 and variance 1.
         time = index + 1.0
-        rate = _BATCH_SIZE * _RATE / time * jnp.minimum(1, _NUM_ADAPTING / time) ** 3
+        rate = batch_size * _RATE / time * jnp.minimum(1, _NUM_ADAPTING / time) ** 3
         shrunk = rate / (1 + rate)
         u = rate * g.var(0) + shrunk * g.mean(0) ** 2
         v = 1 + rate * z.var(0)  # the mean of z and -z is zero
@@ -78,9 +92,7 @@ def diagonal_match(
     keys = jr.split(rng_key, _NUM_ITERATIONS)
     carry = start, jnp.full(d, _FIRST_SCALE, dtype)
     (loc, scale), _ = jax.lax.scan(step, carry, (jnp.arange(_NUM_ITERATIONS), keys))
-    if d > limits.DENSE_MATRIX:
-        return LowRankPreconditioner(loc, scale, *no_directions(d, dtype))
-    return GaussianPreconditioner(loc, jnp.diag(scale))
+    return loc, scale
 
 
 def towards_expected_curvature(

@@ -4,7 +4,7 @@ A target can be traced more than once, in single and in double precision.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,22 @@ class AbstractTarget(ABC):
         """A name for each coordinate: that of its site or leaf, with an index where needed."""
         leaves = flatten_names(self.prototype).items()
         return [label(name, index) for name, leaf in leaves for index in np.ndindex(leaf.shape)]
+
+    def coordinates(self, names: Iterable[str]) -> list[int]:
+        """The coordinates of these sites or leaves.
+
+        Raises:
+            ValueError: there is no site or leaf of such a name.
+        """
+        leaves = flatten_names(self.prototype).items()
+        whose = [name for name, leaf in leaves for _ in np.ndindex(leaf.shape)]
+        unknown = sorted(set(names) - set(whose))
+        if unknown:
+            raise ValueError(
+                f"structure names {unknown[0]!r}, which is no latent site; the latent sites are "
+                f"{', '.join(sorted(set(whose)))}."
+            )
+        return [j for j, name in enumerate(whose) if name in set(names)]
 
     def other_starts(
         self, rng_key, potential: Potential, num: int, dtype: Any = None

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
-from numpyro_onestep.flow import FlowDistribution, FlowMap, PreconditionedPotential
+from numpyro_onestep.flow import AbstractFlowMap, FlowDistribution, PreconditionedPotential, StructuredMap
 from numpyro_onestep.settings import LossSettings, Settings
 from numpyro_onestep.training import stopping
 from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, losses
@@ -30,13 +30,14 @@ from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, lo
 # Iterations that are compiled into one call.  With fewer the overhead of a call would matter, with
 # more an interrupt and the progress bar would have to wait.
 _CHUNK = 100
+_NEAR, _NEAR_DIM = 0.05, 500  # nats, and the dimension from which on it grows
 
 
 class TrainingState(eqx.Module):
     """All that changes while training."""
 
-    flow: FlowMap
-    teacher: FlowMap  # the moving average of the flow
+    flow: AbstractFlowMap
+    teacher: AbstractFlowMap  # the moving average of the flow
     opt_state: Any  # optax's
     learning_rate_scale: Float[Array, ""]
     chains: Float[Array, "m d"]  # Langevin chains in z, for the evidence stage
@@ -46,7 +47,7 @@ class TrainingState(eqx.Module):
 class TrainingResult:
     """The trained flow and how training went."""
 
-    flow: FlowMap
+    flow: AbstractFlowMap
     from_gaussian: bool = True  # the flow started from one Gaussian, not from a mixture
     learning_rate_scale: float = 1.0  # at the end; steps too far have lowered it from 1
     num_undone: int = 0  # chunks undone, since their ELBO was below that of the mixture
@@ -168,6 +169,7 @@ class _Run:
         self.distribution = self.distribution.with_flow(self.flow)
         state = initial_state(self.distribution, stream(rng_key, "chains"), losses)
         chunks = self.chunks.setdefault(stage, [])
+        near = _near(self.distribution)
         accepted: list[np.ndarray] = []  # losses of the chunks that were not undone
         safe = state, 0  # state at the start of the last accepted chunk, and chunks before it
 
@@ -202,7 +204,7 @@ class _Run:
                 done += count
                 if stage == "evidence":
                     so_far = np.concatenate([*accepted, np.zeros(0)])
-                    judged = stopping.judge(so_far, losses.num_own, schedule.tolerance)
+                    judged = stopping.judge(so_far, losses.num_own, schedule.tolerance, near)
                     self.judgement = judged
                     if judged.converged:
                         num_cooling = math.ceil(judged.cooling_fraction * done / _CHUNK) * _CHUNK
@@ -227,6 +229,17 @@ class _Run:
         records = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rates)], records)
         self.chunk_seconds.append(time.perf_counter() - clock)
         return new, records
+
+
+def _near(distribution: FlowDistribution) -> float:
+    """The gap (nats) below which a structured map may be done after a few hundred iterations.
+
+    Its scales are right from the start, even in a funnel.  At a constant learning rate the noise of
+    the steps alone leaves a gap that grows with d; cooling removes it.
+    """
+    if not isinstance(distribution.flow, StructuredMap):
+        return 0.0
+    return _NEAR * max(1.0, distribution.dim / _NEAR_DIM)
 
 
 @compiled  # as one program, since JAX would compile another for each of a dozen arrays
@@ -292,7 +305,7 @@ def run_chunk(
     return TrainingState(as_flow(flow), as_flow(teacher), opt_state, scale, chains), records
 
 
-def _parameters(flow: FlowMap) -> tuple[Float[Array, " p"], Callable[[Array], FlowMap]]:
+def _parameters(flow: AbstractFlowMap) -> tuple[Float[Array, " p"], Callable[[Array], AbstractFlowMap]]:
     """All parameters as a vector, and the way back."""
     dynamic, static = eqx.partition(flow, eqx.is_inexact_array)
     vector, unravel = ravel_pytree(dynamic)

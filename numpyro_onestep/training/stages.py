@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep.flow import FlowDistribution, FlowMap, PreconditionedPotential
+from numpyro_onestep.flow import AbstractFlowMap, FlowDistribution, PreconditionedPotential
 from numpyro_onestep.flow.base_distribution import StandardNormal, inflated_scale
 from numpyro_onestep.settings import LossSettings
 from numpyro_onestep.training.objectives import (
@@ -52,7 +52,7 @@ def is_from_gaussian(distribution: FlowDistribution) -> bool:
 def losses(
     stage: Stage,
     distribution: FlowDistribution,
-    teacher: FlowMap,
+    teacher: AbstractFlowMap,
     chains: Float[Array, "m d"],
     potential: PreconditionedPotential,
     rng_key: PRNGKeyArray,

@@ -18,6 +18,8 @@ FEWEST_STEPS = 1000
 # Nats.  Convergence is judged sooner where the gap is below this, since a flow so near the target
 # has no tails that matter.
 _NEGLIGIBLE_GAP = 0.002
+# Where the gap is small the last half of so many iterations decide, once there are so many.
+_RECENT, _FEWEST_RECENT = 400, 200
 # The tolerance as a fraction of the remaining gap.  With a slower rise than this, twice the time
 # would not gain half of the gap.
 _RELATIVE_TOLERANCE = 0.2
@@ -53,14 +55,23 @@ class Judgement(NamedTuple):
         return 1.0 if self.gap > _LARGE_GAP else 0.5
 
 
-def judge(losses: Float[np.ndarray, " n"], batch_size: int, tolerance: float) -> Judgement:
+def judge(
+    losses: Float[np.ndarray, " n"], batch_size: int, tolerance: float, near: float = 0.0
+) -> Judgement:
     """Whether training may end after these losses, each the mean over a batch of own draws.
 
     Args:
         losses: minus the ELBO at every iteration so far (nats).
         batch_size: number of draws in each mean.
         tolerance: the rise below which training has converged (nats).
+        near: a gap (nats) below which the last few hundred iterations decide. Default 0: half of
+            all iterations decide.
     """
+    if near:
+        rise, noise, deviation = recent_rise(losses[-_RECENT:], _FEWEST_RECENT)
+        gap = 0.5 * batch_size * deviation**2
+        if gap < near and rise + noise < tolerance:
+            return Judgement(rise, gap, converged=True, still_rising=False, is_judged=True)
     rise, noise, deviation = recent_rise(losses)
     # The gap is about half the variance of the log weights.
     gap = 0.5 * batch_size * deviation**2
@@ -111,7 +122,9 @@ def is_below(floor: float, losses: Float[np.ndarray, " n"]) -> bool:
     return bool(floor + losses.mean() > _BELOW + _BELOW_ERRORS * error)
 
 
-def recent_rise(losses: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
+def recent_rise(
+    losses: Float[np.ndarray, " n"], fewest: int = FEWEST_STEPS // 2
+) -> tuple[float, float, float]:
     """Rise of the bound from the third quarter of the iterations to the last, and its noise.
 
     Medians are compared, since a single draw far out can make an iteration's estimate meaningless.
@@ -123,7 +136,7 @@ def recent_rise(losses: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
         rise is infinite where there are too few iterations.
     """
     n = len(losses)
-    if n < FEWEST_STEPS // 2:
+    if n < fewest:
         return math.inf, 0.0, 0.0
     older, newer = losses[n // 2 : 3 * n // 4], losses[3 * n // 4 :]
     older, newer = older[np.isfinite(older)], newer[np.isfinite(newer)]

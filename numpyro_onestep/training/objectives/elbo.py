@@ -9,8 +9,10 @@ vector-Jacobian product of z -> J(z), so only T is differentiated with respect t
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -43,35 +45,17 @@ def log_weight(
 
 
 def path_gradient(
-    distribution: FlowDistribution, potential: PreconditionedPotential, z: Float[Array, " d"]
+    distribution: FlowDistribution,
+    potential: PreconditionedPotential,
+    z: Float[Array, " d"],
+    image: Float[Array, " d"] | None = None,
 ) -> PathGradient:
     """grad_y log q(y) - grad_y log gamma(y) at y = T(z), in whitened coordinates.
 
-    The score of q is computed step by step: each step turns it into J^-T (score - grad log|det J|).
+    `image` is y where it is known already.
     """
-    flow, num_steps = distribution.flow, distribution.num_steps
-
-    def advance(carry, at):
-        y, score, log_det, sign = carry
-
-        def parts(y):
-            jacobian = flow.network.step_jacobian(y, *at)
-            return (jacobian.diagonal, jacobian.rows), jacobian
-
-        _, pull_back, jacobian = jax.vjp(parts, y, has_aux=True)
-        known = jacobian.factorise()
-        (gradient,) = pull_back(jacobian.log_det_gradient(known))
-        score = jacobian.solve_transposed(known, score - gradient)
-        return (flow.step(y, *at), score, log_det + known.log_det, sign * known.sign), None
-
-    taus, sizes = flow.schedule(num_steps)
-    one = jnp.ones((), z.dtype)
     log_base, score = jax.value_and_grad(distribution.base.log_density)(z)
-    carry = z, score, 0 * one, one
-    if num_steps == 1:
-        (y, score, log_det, sign), _ = advance(carry, (taus[0], sizes[0]))
-    else:
-        (y, score, log_det, sign), _ = jax.lax.scan(advance, carry, (taus, sizes))
+    y, score, log_det, sign = distribution.flow.score(z, score, distribution.num_steps, image)
     energy, energy_gradient = jax.value_and_grad(potential.whitened)(y)
     weight = -energy - log_base + log_det
     return PathGradient(score + energy_gradient, weight, sign)
@@ -93,22 +77,26 @@ def elbo_loss(
     where the fold begins and would drive the map further in, while the draws around pull it
     straight.
     """
-    flow, num_steps = distribution.flow, distribution.num_steps
+    num_steps = distribution.num_steps
+    parameters, static = eqx.partition(distribution.flow, eqx.is_inexact_array)
 
-    def frozen(at):
-        force, weight, sign = path_gradient(distribution, potential, at)
-        y, pull_back = jax.vjp(lambda at: flow(at, num_steps), at)
-        finite = jnp.all(jnp.isfinite(force)) & jnp.isfinite(weight)
-        inwards = y / jnp.maximum(jnp.linalg.norm(y), 1e-30)
-        inwards *= force_clip if math.isfinite(force_clip) else 1.0
-        force = jnp.where(finite, _limit(force, force_clip), inwards)
-        force = jnp.where(sign < 0, 0.0, force)
-        (latent,) = pull_back(force)
-        return force, DrawWeights(weight, sign, _limit(latent, force_clip))
+    def images(parameters, z):
+        return jax.vmap(lambda at: eqx.combine(parameters, static)(at, num_steps))(z)
 
-    forces, weights = jax.lax.stop_gradient(jax.vmap(frozen)(z))
-    y = jax.vmap(lambda at: flow(at, num_steps))(z)
-    return jnp.mean(jnp.sum(forces * y, axis=-1)), weights
+    # One pass back gives the gradient in the parameters and J^T force, so that the map stands in
+    # the compiled program once less.
+    y, pull_back = jax.vjp(images, parameters, z)
+    force, weight, sign = jax.vmap(partial(path_gradient, distribution, potential))(z, y)
+    finite = jnp.all(jnp.isfinite(force), axis=1) & jnp.isfinite(weight)
+    inwards = y / jnp.maximum(jnp.linalg.norm(y, axis=1, keepdims=True), 1e-30)
+    inwards *= force_clip if math.isfinite(force_clip) else 1.0
+    limit = jax.vmap(partial(_limit, largest=force_clip))
+    force = jnp.where(finite[:, None], limit(force), inwards)
+    force = jnp.where(sign[:, None] < 0, 0.0, force)
+    gradient, latent = jax.lax.stop_gradient(pull_back(force.astype(y.dtype)))
+    products = jax.tree.map(lambda g, p: jnp.sum(g * p), gradient, parameters)
+    surrogate = jax.tree.reduce(jnp.add, products) / len(z)
+    return surrogate, DrawWeights(*jax.lax.stop_gradient((weight, sign, limit(latent))))
 
 
 def _limit(force: Float[Array, " d"], largest: float) -> Float[Array, " d"]:

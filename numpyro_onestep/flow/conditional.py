@@ -1,0 +1,164 @@
+"""The one-step map of the nodes: each a scalar map of its own z, given core and parents.
+
+Node i is made as
+    y_i = m_i + sigma_i (z_i e^s + t),
+where m_i is linear in the features u (the core's and the parents' values) and bilinear in parents
+and core, log sigma_i is linear in u, and s and t come from one small network that all nodes share.
+It sees z_i, u, and four numbers of the node's own, its embedding.  With s = t = 0 the node is
+conditionally Gaussian.  The network's last layer starts at zero.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from numpyro_onestep._util.random import numpy_generator
+
+_EDGES = (-2.4, -1.6, -0.8, 0.0, 0.8, 1.6, 2.4)  # of the bins in which a node's map has a slope
+_SHARPNESS = 2.5  # with which slopes pass from bin to bin: 1 / _SHARPNESS is half a bin
+_LARGEST_LOG_SLOPE = 4.0
+_LARGEST_LINEAR = 12.0
+_EMBEDDING = 4
+
+
+class Moved(NamedTuple):
+    """Values of nodes, and the logs and signs of their derivatives in z."""
+
+    y: Float[Array, " n"]
+    log_slope: Float[Array, " n"]
+    slope: Float[Array, " n"]
+
+
+class SharedNetwork(eqx.Module):
+    """The network that all nodes share: one hidden layer; log slopes and a shift come out."""
+
+    of_core: Float[Array, "m g"]
+    of_parents: Float[Array, "m p"]
+    of_embedding: Float[Array, "m e"]
+    bias: Float[Array, " m"]
+    last: Float[Array, "k m"]
+    embedding: Float[Array, "n e"]
+
+    def __init__(self, num: int, g: int, p: int, width: int, rng_key: PRNGKeyArray, dtype):
+        rng = numpy_generator(rng_key)
+
+        def normal(*shape, scale=1.0):
+            return jax.device_put((scale * rng.standard_normal(shape)).astype(dtype))
+
+        self.bias = normal(width)
+        self.of_core = normal(width, g, scale=max(1, g) ** -0.5)
+        self.of_parents = normal(width, p, scale=max(1, p) ** -0.5)
+        self.of_embedding = normal(width, _EMBEDDING, scale=_EMBEDDING**-0.5)
+        self.last = normal(len(_EDGES) + 2, width, scale=0.0)
+        self.embedding = normal(num, _EMBEDDING)
+
+    def __call__(
+        self, core: Float[Array, " g"], around: Float[Array, "m p"], rows: slice
+    ) -> tuple[Float[Array, "m b"], Float[Array, " m"]]:
+        """Log slopes in each bin, and shifts, of the nodes of a slice."""
+        before = (
+            (self.of_core @ core + self.bias)
+            + around @ self.of_parents.T
+            + self.embedding[rows] @ self.of_embedding.T
+        )
+        out = jax.nn.silu(before) @ self.last.T / len(self.bias) ** 0.5
+        return _LARGEST_LOG_SLOPE * jnp.tanh(out[:, 1:] / _LARGEST_LOG_SLOPE), out[:, 0]
+
+
+def bend(
+    z: Float[Array, " m"], log_slopes: Float[Array, "m b"]
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """An increasing function of z whose slope passes from bin to bin, and the slope.
+
+    The slope is a weighted mean of the bins' slopes, whose weights are differences of sigmoids, and
+    the function is its integral.  With slopes of one it is z.
+    """
+    slopes = jnp.exp(log_slopes)
+    scaled = _SHARPNESS * (z[:, None] - jnp.asarray(_EDGES, z.dtype))
+    jumps = slopes[:, 1:] - slopes[:, :-1]
+    value = slopes[:, 0] * z + jnp.sum(jumps * jax.nn.softplus(scaled), 1) / _SHARPNESS
+    return value, slopes[:, 0] + jnp.sum(jumps * jax.nn.sigmoid(scaled), 1)
+
+
+def core_unit(core: Float[Array, " g"]) -> float:
+    """The unit in which slopes in the core are stored: the root of the core's size.
+
+    The noise of a step of Adam is as large in each parameter, so that without this unit its sum
+    over the core would grow with the core's size.
+    """
+    return max(1, core.size) ** 0.5
+
+
+class LogLinear(eqx.Module):
+    """For each node and each of two terms, exp(constant + slope . core + slope . parents)."""
+
+    constant: Float[Array, "n 2"]
+    of_core: Float[Array, "n 2 g"]
+    of_parents: Float[Array, "n 2 p"]
+
+    def log(self, core, around, rows, has_core):
+        """The logs, `(m, 2)`."""
+        of_core = jnp.where(has_core[:, None], self.of_core[rows], 0.0) @ (core / core_unit(core))
+        of_parents = jnp.sum(self.of_parents[rows] * around[:, None], 2)
+        total = self.constant[rows] + of_core + of_parents
+        return jnp.clip(total, -2 * _LARGEST_LINEAR, 2 * _LARGEST_LINEAR)
+
+
+class Conditional(eqx.Module):
+    """The maps of all nodes; `rows` chooses a slice of them."""
+
+    parents: Int[Array, "n p"]
+    has_parent: Bool[Array, "n p"]
+    has_core: Bool[Array, "n g"]
+    precision: LogLinear
+    gain: LogLinear
+    mean: Float[Array, "n 2"]
+    mean_core: Float[Array, "n 2 g"]
+    mean_parents: Float[Array, "n 2 p"]
+    network: SharedNetwork | None
+
+    def __call__(
+        self, z: Float[Array, " m"], core: Float[Array, " g"], nodes: Float[Array, " k"], rows: slice
+    ) -> Moved:
+        """Values and slopes of some nodes.
+
+        Args:
+            z: base draws of these nodes.
+            core: the core's values.
+            nodes: values of the nodes made so far, all parents among them.
+            rows: which nodes.
+        """
+        mean, log_scale, around = self._gaussian(core, nodes, rows)
+        scale = jnp.exp(log_scale)
+        if self.network is None:
+            return Moved(mean + scale * z, log_scale, jnp.ones_like(z))
+        log_slopes, shift = self.network(core, around, rows)
+        bent, slope = bend(z, log_slopes)
+        return Moved(mean + scale * (bent + shift), log_scale + jnp.log(slope), slope)
+
+    def gaussian_inverse(
+        self, core: Float[Array, " g"], nodes: Float[Array, " n"]
+    ) -> Float[Array, " n"]:
+        """The z of all nodes if the network did nothing: where the search for the inverse starts."""
+        mean, log_scale, _ = self._gaussian(core, nodes, slice(None))
+        return (nodes - mean) * jnp.exp(-log_scale)
+
+    def _gaussian(self, core, nodes, rows):
+        """Means and log scales of the conditional Gaussians, and the values of the parents."""
+        has, of_core = self.has_parent[rows], self.has_core[rows]
+        around = jnp.where(has, nodes[self.parents[rows]], 0.0) if has.shape[1] else has + 0.0
+        around = around.astype(core.dtype)
+        log_precisions = self.precision.log(core, around, rows, of_core)
+        log_precision = jax.nn.logsumexp(log_precisions, axis=1)
+        gains = self.gain.log(core, around, rows, of_core)
+        means = (
+            self.mean[rows]
+            + jnp.where(of_core[:, None], self.mean_core[rows], 0.0) @ (core / core_unit(core))
+            + jnp.sum(self.mean_parents[rows] * around[:, None], 2)
+        )
+        mean = jnp.sum(jnp.exp(gains - log_precision[:, None]) * means, 1)
+        return mean, -0.5 * log_precision, around

@@ -1,0 +1,156 @@
+"""The fit of a Gaussian with the structure of the target, in linear cost.
+
+First each coordinate's own mean and scale, by batch and match; then rounds of the target's expected
+curvature, as in `expected_curvature`.  Only those entries of the Hessian are computed that the
+structure has.  At last the Hessian is looked at on both sides of the Gaussian's centre along each
+coordinate of the core: that shows how the scales of the nodes change with the core, as those of a
+hierarchy do with the standard deviation of its groups.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from numpyro_onestep._util.batching import map_in_blocks
+from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep._util.random import numpy_generator, stream
+from numpyro_onestep.initialise.expected_curvature import independent_match
+from numpyro_onestep.initialise.structured_gaussian import (
+    StructuredGaussian,
+    independent,
+    of_precision,
+)
+from numpyro_onestep.optimise.lbfgs import descent
+from numpyro_onestep.structure.curvature import Colouring, Curvature, colouring, curvature
+from numpyro_onestep.structure.structure import Structure
+
+# Steps of the descent at whose points the fits of independent coordinates start.
+_START_STEPS = (0, 10, 25, 99)
+# Draws over which energy and gradient are averaged: as many as there may be numbers in all, but no
+# more and no fewer than the last two say.
+_NUMBERS, _MOST_DRAWS, _FEWEST_DRAWS = 2**20, 256, 16
+_HESSIANS = 8  # draws over which the Hessian is averaged
+# The same for the draws of an iteration of batch and match.
+_BATCH_NUMBERS, _LARGEST_BATCH, _SMALLEST_BATCH = 2**18, 32, 4
+_MOST_ROUNDS = 30
+# Nats, and a fraction of the way to the expected curvature.  After a round that gains less than the
+# first number the next goes half as far; rounds end when the fraction falls below the second.
+_WORTH_A_ROUND, _SMALLEST_FRACTION = 0.05, 0.1
+# Distance from the centre, in standard deviations, at which slopes are measured, the draws of the
+# nodes there, and the largest slope.
+_ASIDE, _SLOPE_DRAWS, _LARGEST_SLOPE = 1.0, 4, 4.0
+_SIDE_BY_SIDE = 16  # draws that are evaluated at once
+
+
+class StructuredFit(NamedTuple):
+    """The Gaussian, its ELBO (nats), and how each node's log precision changes with the core."""
+
+    gaussian: StructuredGaussian
+    elbo: float
+    slopes: Float[np.ndarray, "n g"]  # in whitened coordinates of the core
+
+
+def fit_structured(
+    potential: Any, structure: Structure, start: Float[Any, " d"], rng_key: PRNGKeyArray
+) -> StructuredFit | None:
+    """The Gaussian of the structure that is nearest to the target; None where none was found.
+
+    Args:
+        potential: U, a function of x in R^d.
+        structure: which coordinates interact.
+        start: a point of finite density.
+        rng_key: a JAX random key.
+    """
+    d, dtype = start.size, start.dtype
+    rng = numpy_generator(stream(rng_key, "draws"))
+    num = int(np.clip(_NUMBERS // d, _FEWEST_DRAWS, _MOST_DRAWS)) // 2 * 2
+    z = _pairs(rng, num, d)
+    batch = int(np.clip(_BATCH_NUMBERS // d, _SMALLEST_BATCH, _LARGEST_BATCH)) // 2 * 2
+    points = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
+    key = stream(rng_key, "independent")
+    best = None
+    for loc, scale in zip(*(np.asarray(v) for v in _independent(potential, points, key, batch))):
+        if np.isfinite(loc).all() and np.isfinite(scale).all():
+            gaussian, precision = independent(structure, loc, scale)
+            elbo, gradient = _elbo(potential, gaussian, z, dtype)
+            if np.isfinite(elbo) and (best is None or elbo > best[1]):
+                best = gaussian, elbo, gradient, precision
+    if best is None:
+        return None
+    by = colouring(structure)
+    gaussian, elbo = _curved(potential, by, *best, z, rng, dtype)
+    return StructuredFit(gaussian, elbo, _slopes(potential, gaussian, by, rng, dtype))
+
+
+def _curved(potential, by: Colouring, gaussian, elbo, gradient, precision, z, rng, dtype):
+    """The Gaussian after rounds of expected curvature, as long as they gain, and its ELBO."""
+    structure, fraction = gaussian.structure, 1.0
+    for _ in range(_MOST_ROUNDS):
+        if fraction < _SMALLEST_FRACTION:
+            break
+        points = gaussian.draw(_pairs(rng, _HESSIANS, z.shape[1])).astype(dtype)
+        there = curvature(potential, points, by)
+        mixed = Curvature(
+            *((1 - fraction) * a + fraction * b for a, b in zip(precision, there, strict=True))
+        )
+        new, found, its_gradient = None, -np.inf, gradient
+        if all(np.isfinite(part).all() for part in mixed):
+            new = of_precision(structure, gaussian.loc, mixed)
+            new = new.moved(-fraction * new.times_covariance(gradient[structure.order]))
+            found, its_gradient = _elbo(potential, new, z, dtype)
+        gain = found - elbo
+        if new is not None and gain > 0:
+            gaussian, elbo, gradient, precision = new, found, its_gradient, mixed
+        if not gain > _WORTH_A_ROUND:
+            fraction /= 2
+    return gaussian, elbo
+
+
+def _slopes(potential, gaussian: StructuredGaussian, by: Colouring, rng, dtype):
+    """How the log precision of each node changes with each whitened coordinate of the core."""
+    structure = gaussian.structure
+    g, n = structure.num_core, structure.num_nodes
+    z = _pairs(rng, _SLOPE_DRAWS, g + n)
+    slopes = np.zeros((n, g))
+    for j in range(g):
+        logs = []
+        for side in (_ASIDE, -_ASIDE):
+            z[:, :g] = 0
+            z[:, j] = side
+            there = curvature(potential, gaussian.draw(z).astype(dtype), by, of_core=False)
+            logs.append(-2 * np.log(of_precision(structure, gaussian.loc, there).sd))
+        slopes[:, j] = (logs[0] - logs[1]) / (2 * _ASIDE)
+    slopes = np.where(np.isfinite(slopes), slopes, 0.0)
+    return np.clip(slopes, -_LARGEST_SLOPE, _LARGEST_SLOPE) * structure.has_core
+
+
+def _pairs(rng: np.random.Generator, num: int, d: int) -> Float[np.ndarray, "n d"]:
+    """Normal draws z and -z: of a quadratic potential they average the gradient exactly."""
+    half = rng.standard_normal((num // 2, d))
+    return np.concatenate([half, -half])
+
+
+def _elbo(potential, gaussian: StructuredGaussian, z, dtype) -> tuple[float, np.ndarray]:
+    """The Gaussian's ELBO, minus infinity where a draw has no finite density; and E[grad U]."""
+    x = gaussian.draw(z).astype(dtype)
+    energy, gradient = map_in_blocks(lambda rows: _energies(potential, rows), x, _SIDE_BY_SIDE)
+    energy, gradient = energy.astype(float), gradient.astype(float)
+    fine = np.isfinite(gradient).all(1)
+    mean = np.where(fine[:, None], gradient, 0.0).sum(0) / max(1, fine.sum())
+    elbo = gaussian.entropy - energy.mean() if np.isfinite(energy).all() else -np.inf
+    return float(elbo), mean
+
+
+@compiled
+def _independent(potential, points, rng_key, batch: int):
+    keys = jr.split(rng_key, len(points))
+    return jax.vmap(lambda at, key: independent_match(potential, at, key, batch))(points, keys)
+
+
+@compiled
+def _energies(potential: Any, x: Float[Array, "s d"]) -> tuple[Array, Array]:
+    """Energies and their gradients."""
+    return jax.vmap(jax.value_and_grad(potential))(x)

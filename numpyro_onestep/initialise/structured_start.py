@@ -1,0 +1,95 @@
+"""The structured map before training: with its preconditioner it has the fitted Gaussian's law."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from numpyro_onestep._util.random import numpy_generator, stream
+from numpyro_onestep.flow import FlowMap, StructuredMap
+from numpyro_onestep.flow.conditional import Conditional, LogLinear, SharedNetwork, core_unit
+from numpyro_onestep.flow.gaussian import StructuredPreconditioner
+from numpyro_onestep.initialise.structured_fit import StructuredFit
+from numpyro_onestep.initialise.structured_gaussian import independent
+from numpyro_onestep.structure.structure import Structure
+
+_DRAWS = 128  # from which the standard deviations of the nodes are estimated
+# The two terms of each node begin with slopes that differ by a random number of this size.  If they
+# were alike, their gradients would be as well, and they would stay alike.
+_TILT = 0.1
+
+
+def preconditioner_of(
+    fit: StructuredFit, dtype: Any, rng_key: PRNGKeyArray
+) -> StructuredPreconditioner:
+    """The core's own Gaussian, and the other coordinates scaled by their standard deviations."""
+    gaussian, structure = fit.gaussian, fit.gaussian.structure
+    rng = numpy_generator(stream(rng_key, "scales"))
+    x = gaussian.draw(rng.standard_normal((_DRAWS, len(gaussian.loc))))[:, structure.order]
+    sd = np.sqrt(np.mean((x - gaussian.loc) ** 2, 0))[structure.num_core :]
+    arrays = gaussian.loc[structure.place], gaussian.core_tril, sd
+    indices = structure.order, structure.place
+    return StructuredPreconditioner(
+        *jax.device_put([np.asarray(v, dtype) for v in arrays]),
+        *jax.device_put([v.astype(np.int32) for v in indices]),
+    )
+
+
+def map_of(
+    fit: StructuredFit,
+    preconditioner: StructuredPreconditioner,
+    core: FlowMap,
+    width: int,
+    rng_key: PRNGKeyArray,
+) -> StructuredMap:
+    """The structured map that has the fit's Gaussian in the preconditioner's coordinates.
+
+    Args:
+        fit: the Gaussian, and how the scales of the nodes change with the core.
+        preconditioner: the preconditioner of the same fit.
+        core: the untrained map of the core.
+        width: units of the network that the nodes share; 0 for none.
+        rng_key: key of the network's random initial weights.
+    """
+    gaussian, structure, dtype = fit.gaussian, fit.gaussian.structure, core.dtype
+    n, p = structure.parents.shape
+    g, sd = structure.num_core, np.asarray(preconditioner.scale, float)
+    unit = core_unit(preconditioner.loc[:g])
+
+    def put(value):
+        return jax.device_put(np.asarray(value, dtype))
+
+    def twice(value):
+        return put(np.stack([value, value], axis=1))
+
+    to_core = gaussian.to_core @ gaussian.core_tril / sd[:, None]
+    to_parents = gaussian.to_parents * sd[structure.parents] / sd[:, None] * structure.has_parent
+    half = -2 * np.log(gaussian.sd / sd) - np.log(2)
+    rng = numpy_generator(stream(rng_key, "tilt"))
+    tilt = _TILT * rng.standard_normal((n, 1, g)) * np.array([1.0, -1.0])[:, None]
+    # Both begin with the same slopes, so that means stay linear in the core.
+    precision, gain = (
+        LogLinear(twice(half), put(unit * (fit.slopes[:, None] + tilt)), twice(np.zeros((n, p))))
+        for _ in range(2)
+    )
+    network = None
+    if width:
+        network = SharedNetwork(n, g, p, width, stream(rng_key, "network"), dtype)
+    nodes = Conditional(
+        *jax.device_put([structure.parents, structure.has_parent, structure.has_core]),
+        precision=precision,
+        gain=gain,
+        mean=twice(np.zeros(n)),
+        mean_core=twice(unit * to_core),
+        mean_parents=twice(to_parents),
+        network=network,
+    )
+    return StructuredMap(core, nodes, structure.ends)
+
+
+def placeholder(structure: Structure) -> StructuredFit:
+    """A fit of the right shapes, to compile programs ahead."""
+    d = len(structure.order)
+    gaussian, _ = independent(structure, np.zeros(d), np.ones(d))
+    return StructuredFit(gaussian, 0.0, np.zeros((structure.num_nodes, structure.num_core)))

@@ -1,0 +1,95 @@
+"""The Hessian of a structured target, from few products.
+
+Two nodes get the same colour if no row of the Hessian that is read has entries of both.  One
+product with the sum of the unit vectors of a colour then shows the entries of all of its nodes
+(Coleman & Moré, "Estimation of sparse Hessian matrices and graph coloring problems", 1984).  Each
+member of the core has a product of its own.  The number of products depends on the structure, and
+not on the number of coordinates.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from numpyro_onestep.structure.interactions import hessian_products
+from numpyro_onestep.structure.structure import Structure
+
+
+class Curvature(NamedTuple):
+    """The entries of a symmetric matrix at which a structured one may differ from zero."""
+
+    core: Any  # (g, g)
+    to_core: Any  # (n, g), or (n, 0) without the core, rows of the nodes, columns of the core
+    to_parents: Any  # (n, p)
+    diagonal: Any  # (n,)
+
+
+class Colouring(NamedTuple):
+    """A colour for each node, and the structure's indices as arrays."""
+
+    colour: Int[np.ndarray, " n"]
+    parents: Int[np.ndarray, "n p"]
+    has_parent: Bool[np.ndarray, "n p"]
+    order: Int[np.ndarray, " d"]
+    num_colours: int
+
+    @property
+    def num_core(self) -> int:
+        """Size of the core."""
+        return len(self.order) - len(self.colour)
+
+
+def colouring(structure: Structure) -> Colouring:
+    """Colours such that each node's row shows its own entry and those of its parents.
+
+    A node's row has entries of the node itself, of its parents, and of its children.  So a node
+    must differ in colour from its parents, from theirs, and from the other parents of its children.
+    Nodes are coloured in the order in which they are made, so the latter are coloured before.
+    """
+    n = structure.num_nodes
+    own = [row[has].tolist() for row, has in zip(structure.parents, structure.has_parent)]
+    # Parents of one node interact with each other after its elimination, so that they are each
+    # other's parents; so these sets hold every pair that must differ.
+    colour = np.zeros(n, np.int32)
+    for i in range(n):
+        around = set(own[i])
+        for j in own[i]:
+            around |= set(own[j])
+        used = {int(colour[j]) for j in around}
+        free = 0
+        while free in used:
+            free += 1
+        colour[i] = free
+    number = int(colour.max(initial=-1)) + 1
+    return Colouring(colour, structure.parents, structure.has_parent, structure.order, number)
+
+
+def probes(by: Colouring, dtype: Any) -> Float[np.ndarray, "m d"]:
+    """Vectors of R^d whose products with the Hessian show its entries."""
+    g, d = by.num_core, len(by.order)
+    vectors = np.zeros((g + by.num_colours, d), dtype)
+    vectors[np.arange(g), by.order[:g]] = 1
+    vectors[g + by.colour, by.order[g:]] = 1
+    return vectors
+
+
+def curvature(
+    potential: Any, points: Float[Any, "s d"], by: Colouring, of_core: bool = True
+) -> Curvature:
+    """The Hessian's entries, averaged over points; without those of the core if so asked."""
+    first = 0 if of_core else by.num_core
+    vectors = probes(by, points.dtype)[first:]
+    products = np.mean([hessian_products(potential, at, vectors) for at in points], axis=0)
+    return entries(products.astype(float), by, of_core)
+
+
+def entries(products: Float[np.ndarray, "m d"], by: Colouring, of_core: bool = True) -> Curvature:
+    """The entries, from the products with the probes of the nodes and, if so asked, of the core."""
+    g = by.num_core
+    ordered, index = products[:, by.order], np.arange(len(by.colour))
+    core = ordered[:g] if of_core else np.zeros((0, len(by.order)))
+    nodes = ordered[len(core) :, g:]
+    to_parents = nodes[by.colour[by.parents], index[:, None]]
+    small = core[:, :g] if of_core else np.zeros((0, 0))
+    return Curvature(small, core[:, g:].T, to_parents, nodes[by.colour, index])

@@ -1,0 +1,118 @@
+"""From a graph of interactions to an order in which the map makes the coordinates.
+
+If coordinate i interacts with its neighbours alone, then, given them, it is independent of all
+others: p(x) = p(x_i | neighbours) p(rest), and in the rest the neighbours of i interact with each
+other.  Eliminating coordinates one after the other in this way writes the posterior as
+    p(x) = p(x_core) prod_i p(x_i | x_parents(i), x_core),
+exactly, and a triangular map of that form loses nothing (Spantini, Bigoni & Marzouk, "Inference via
+low-dimensional couplings", JMLR 2018).  Coordinates that do not interact are eliminated in the same
+round, so the map has as many levels as there are rounds: one for a hierarchy, the levels of a tree,
+about log2(n) for a series of length n (cyclic reduction).
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+# Most parents that are no members of the core.  Coordinates with more interactions than this are
+# the model's globals, and join the core.
+_MOST_PARENTS = 8
+# Largest core.  The map of the core is dense, so its cost grows with the square of its size.
+_LARGEST_CORE = 160
+# Rounds.  More would make a program that takes long to compile.
+_MOST_LEVELS = 20
+# Coordinates that are left in the last rounds join the core as long as it has no more members than
+# this, and no more than a third of all: a level of a few coordinates costs as much to compile as
+# one of thousands, and the map of the core is the more flexible one.
+_SMALL_CORE = 16
+# A last level of no more coordinates than this joins the core in any case.
+_FEW = 2
+
+
+class Elimination(NamedTuple):
+    """The core, and the levels of the other coordinates in the order in which they are made."""
+
+    core: Int[np.ndarray, " g"]
+    levels: list[list[int]]
+    parents: dict[int, list[int]]  # of each coordinate outside of the core
+    core_parents: dict[int, set[int]]
+
+
+def eliminate(neighbours: list[set[int]], core: Iterable[int] = ()) -> Elimination | None:
+    """The order of elimination for a graph; None where it would leave most of it in the core.
+
+    Args:
+        neighbours: for each coordinate the others that it interacts with.
+        core: coordinates that are in the core in any case. Default none.
+    """
+    d = len(neighbours)
+    core = set(core)
+    # The core that a first pass finds is too small for the rounds before its last member joined, so
+    # a second pass begins with it.
+    for _ in range(2):
+        found = _pass(neighbours, core)
+        if found is None:
+            return None
+        core, levels, parents, core_parents = found
+    while levels and _belongs_to_core(len(levels[-1]), len(core), d):
+        core |= set(levels.pop())
+    if 2 * len(core) > d:
+        return None
+    order = np.array(sorted(core), dtype=np.int64)
+    outside = [i for level in levels for i in level]
+    return Elimination(
+        order,
+        levels[::-1],
+        {i: [j for j in parents[i] if j not in core] for i in outside},
+        {i: core_parents[i] | (core & set(parents[i])) for i in outside},
+    )
+
+
+def _pass(neighbours, core):
+    d = len(neighbours)
+    core, levels = set(core), []
+    graph: dict[int, set[int]] = {i: neighbours[i] - core for i in range(d) if i not in core}
+    core_parents = {i: neighbours[i] & core for i in graph}
+    parents: dict[int, list[int]] = {}
+    largest = min(_LARGEST_CORE, d)
+    while graph:
+        level = _independent(graph)
+        if not level or (len(levels) >= _MOST_LEVELS and len(graph) > 0):
+            hub = max(graph, key=lambda i: (len(graph[i]), -i))
+            if len(core) >= largest or len(levels) >= _MOST_LEVELS + largest:
+                return None
+            core.add(hub)
+            for i in graph.pop(hub):
+                graph[i].discard(hub)
+                core_parents[i].add(hub)
+            core_parents.pop(hub)
+            continue
+        for i in level:
+            around = graph.pop(i)
+            parents[i] = sorted(around)
+            for j in around:
+                graph[j].discard(i)
+                graph[j] |= around
+                graph[j].discard(j)
+                core_parents[j] |= core_parents[i]
+        levels.append(level)
+    return core, levels, parents, core_parents
+
+
+def _belongs_to_core(size: int, num_core: int, d: int) -> bool:
+    most = _LARGEST_CORE if size <= _FEW else min(_SMALL_CORE, d // 3)
+    return num_core + size <= most
+
+
+def _independent(graph: dict[int, set[int]]) -> list[int]:
+    """Coordinates of few neighbours, none of them neighbours of each other."""
+    few = [i for i, around in graph.items() if len(around) <= _MOST_PARENTS]
+    few.sort(key=lambda i: len(graph[i]))
+    chosen, blocked = [], set()
+    for i in few:
+        if i not in blocked:
+            chosen.append(i)
+            blocked |= graph[i]
+    return chosen
