@@ -1,0 +1,99 @@
+"""What a structured problem is: a NumPyro model whose latent values repeat over groups or times."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from benchmarks.problems.verdicts.answers import Answer
+
+_COLUMNS = 2000  # of a site in double precision at a time, since 60,000 of them take gigabytes
+
+
+@dataclass(frozen=True)
+class Structured:
+    """One form of one posterior.
+
+    Forms of a posterior, such as the centred and the non-centred, are models that give the same
+    sites the same joint distribution. They share the data, the reference and the log evidence.
+
+    Attributes:
+        name: of the problem.
+        kind: of the posterior; the page has a table for each kind.
+        posterior: name of the posterior that this is a form of.
+        model: a NumPyro model.
+        args: gives the model's positional arguments.
+        sites: what is compared with the reference, in its order. A '+' at the end of a name stands
+            for the logarithm of that site, a '%' for its logit.
+        latents: those of the sites that repeat over groups or times. The others are the globals.
+        answer: gives the truth about the sites, by quadrature. None where nobody knows it.
+    """
+
+    name: str
+    kind: str
+    posterior: str
+    model: Callable
+    args: Callable[[], tuple]
+    sites: tuple[str, ...]
+    latents: tuple[str, ...]
+    answer: Callable[[], Answer] | None = None
+
+    def moments(self, draws: dict) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Mean, standard deviation and site of every quantity, from draws {site: (draw, ...)}."""
+        means, sds, owners = [], [], []
+        for name in self.sites:
+            values = np.asarray(draws[name.rstrip("+%")])
+            values = values.reshape(len(values), -1)
+            for start in range(0, values.shape[1], _COLUMNS):
+                part = values[:, start : start + _COLUMNS].astype(np.float64)
+                if name.endswith("+"):
+                    part = np.log(part)
+                elif name.endswith("%"):
+                    part = np.log(part) - np.log1p(-part)
+                means.append(part.mean(0))
+                sds.append(part.std(0))
+            owners += [name] * values.shape[1]
+        return np.concatenate(means), np.concatenate(sds), owners
+
+
+def forms(
+    posterior: str,
+    kind: str,
+    models: dict[str, Callable],
+    args: Callable[[], tuple],
+    sites: tuple[str, ...],
+    latents: tuple[str, ...],
+    answer: Callable[..., Answer] | None = None,
+) -> list[Structured]:
+    """A problem for each form of a posterior.
+
+    Args:
+        posterior: its name. That of a form is this name, an underscore and the name of the form.
+        kind: of the posterior.
+        models: by the names of the forms.
+        args: makes the models' arguments; it is called once, when they are first asked for.
+        sites: as in `Structured`.
+        latents: as in `Structured`.
+        answer: from the arguments, the truth. It too is called once, when it is asked for.
+    """
+    args = cache(args)
+
+    @cache
+    def known() -> Answer:
+        assert answer is not None
+        return answer(*args())
+
+    return [
+        Structured(
+            f"{posterior}_{form}",
+            kind,
+            posterior,
+            model,
+            args,
+            sites,
+            latents,
+            None if answer is None else known,
+        )
+        for form, model in models.items()
+    ]
