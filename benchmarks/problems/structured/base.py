@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from benchmarks.problems.structured.exact import Marginal
 from benchmarks.problems.verdicts.answers import Answer
 
 _COLUMNS = 2000  # of a site in double precision at a time, since 60,000 of them take gigabytes
@@ -27,7 +28,8 @@ class Structured:
         sites: what is compared with the reference, in its order. A '+' at the end of a name stands
             for the logarithm of that site, a '%' for its logit.
         latents: those of the sites that repeat over groups or times. The others are the globals.
-        answer: gives the truth about the sites, by quadrature. None where nobody knows it.
+        answer: gives the truth about the sites. None where nothing but long runs knows it.
+        marginal: from the arguments, the density that the answer is the integral of.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Structured:
     sites: tuple[str, ...]
     latents: tuple[str, ...]
     answer: Callable[[], Answer] | None = None
+    marginal: Callable[..., Marginal] | None = None
 
     def moments(self, draws: dict) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Mean, standard deviation and site of every quantity, from draws {site: (draw, ...)}."""
@@ -64,7 +67,7 @@ def forms(
     args: Callable[[], tuple],
     sites: tuple[str, ...],
     latents: tuple[str, ...],
-    answer: Callable[..., Answer] | None = None,
+    marginal: Callable[..., Marginal] | None = None,
 ) -> list[Structured]:
     """A problem for each form of a posterior.
 
@@ -75,25 +78,13 @@ def forms(
         args: makes the models' arguments; it is called once, when they are first asked for.
         sites: as in `Structured`.
         latents: as in `Structured`.
-        answer: from the arguments, the truth. It too is called once, when it is asked for.
+        marginal: as in `Structured`.
     """
     args = cache(args)
-
-    @cache
-    def known() -> Answer:
-        assert answer is not None
-        return answer(*args())
-
+    answer = None if marginal is None else cache(lambda: marginal(*args()).answer())
     return [
         Structured(
-            f"{posterior}_{form}",
-            kind,
-            posterior,
-            model,
-            args,
-            sites,
-            latents,
-            None if answer is None else known,
+            f"{posterior}_{form}", kind, posterior, model, args, sites, latents, answer, marginal
         )
         for form, model in models.items()
     ]

@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.special import gammaln, log_expit, logsumexp
 
 from benchmarks.problems.structured.base import Structured, forms
-from benchmarks.problems.structured.exact import integrate, log_half_normal
-from benchmarks.problems.verdicts.answers import Answer, line
+from benchmarks.problems.structured.exact import Marginal, log_half_normal
+from benchmarks.problems.verdicts.answers import line
 
 KIND = "counts and labels in groups"
 GROUPS = 300
@@ -35,7 +35,7 @@ def _groups(centred: bool, likelihood: Callable):
     return model
 
 
-def _answer(sums, counts, log_likelihood: Callable, constant: float) -> Answer:
+def _marginal(sums, counts, log_likelihood: Callable, constant: float) -> Marginal:
     """Of mu, log tau and theta; groups with the same sum have the same posterior.
 
     Args:
@@ -65,7 +65,7 @@ def _answer(sums, counts, log_likelihood: Callable, constant: float) -> Answer:
         variance = (weights * (theta - mean[:, None]) ** 2).sum(1)
         return np.r_[point, mean[place]], np.r_[0.0, 0.0, variance[place]]
 
-    return integrate(log_density, conditional, [0.0, -0.3])
+    return Marginal(("mu", "tau+"), log_density, conditional, [0.0, -0.3])
 
 
 def _sums(y):
@@ -73,18 +73,18 @@ def _sums(y):
     return sums, (number, place)
 
 
-def _poisson_answer(y) -> Answer:
+def _poisson_marginal(y) -> Marginal:
     def log_likelihood(theta, total):
         return total * theta - y.shape[1] * np.exp(theta)
 
-    return _answer(*_sums(y), log_likelihood, -gammaln(y + 1.0).sum())
+    return _marginal(*_sums(y), log_likelihood, -gammaln(y + 1.0).sum())
 
 
-def _bernoulli_answer(y) -> Answer:
+def _bernoulli_marginal(y) -> Marginal:
     def log_likelihood(theta, total):
         return total * log_expit(theta) + (y.shape[1] - total) * log_expit(-theta)
 
-    return _answer(*_sums(y), log_likelihood, 0.0)
+    return _marginal(*_sums(y), log_likelihood, 0.0)
 
 
 def _poisson(theta):
@@ -110,14 +110,14 @@ def _bernoulli_data():
 def counts() -> list[Structured]:
     """All of this file."""
     found = []
-    for name, likelihood, data, answer in (
-        ("poisson_300", _poisson, _poisson_data, _poisson_answer),
-        ("bernoulli_300", _bernoulli, _bernoulli_data, _bernoulli_answer),
+    for name, likelihood, data, marginal in (
+        ("poisson_300", _poisson, _poisson_data, _poisson_marginal),
+        ("bernoulli_300", _bernoulli, _bernoulli_data, _bernoulli_marginal),
     ):
         models = {
             "centred": _groups(True, likelihood),
             "noncentred": _groups(False, likelihood),
         }
         sites = ("mu", "tau+", "theta")
-        found += forms(name, KIND, models, data, sites, ("theta",), answer)
+        found += forms(name, KIND, models, data, sites, ("theta",), marginal)
     return found

@@ -4,7 +4,8 @@ Two kinds of latent values can be integrated for every value of the globals: gro
 mixed model, by their sufficient statistics, and paths of random walks, by the Kalman filter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -21,25 +22,35 @@ def log_half_normal(log_scale: np.ndarray, width: float) -> np.ndarray:
     return stats.halfnorm.logpdf(np.exp(log_scale), scale=width) + log_scale
 
 
-def integrate(
-    log_density: Callable, conditional: Callable, start, reach: float = 8.0, step: float = 0.5
-) -> Answer:
-    """The answer by a grid about the mode of the globals that are not integrated by hand.
+@dataclass(frozen=True)
+class Marginal:
+    """A posterior of a few globals, all other sites being integrated by hand.
 
-    Args:
-        log_density: of points (point, coordinate) of these globals (nats).
+    Attributes:
+        coordinates: the sites of these globals, '+' for the logarithm.
+        log_density: of points (point, coordinate), the data's included (nats).
         conditional: means and variances (quantity,) of all quantities given one point. They are
             taken for normal there; where they are not, only the kurtosis is approximate.
         start: where the search for the mode starts.
-        reach: half the width of the grid, in standard deviations.
-        step: distance of neighbouring points, in standard deviations.
+        reach: half the width of the grid about the mode, in standard deviations.
+        step: distance of its neighbouring points, in standard deviations.
     """
-    points, log_mass = around_mode(log_density, start, reach, step)
-    return moments_over(points, log_mass, conditional)
+
+    coordinates: tuple[str, ...]
+    log_density: Callable
+    conditional: Callable
+    start: Sequence[float]
+    reach: float = 8.0
+    step: float = 0.5
+
+    def answer(self) -> Answer:
+        """The truth about all quantities, by quadrature."""
+        points, log_mass = around_mode(self.log_density, self.start, self.reach, self.step)
+        return moments_over(points, log_mass, self.conditional)
 
 
 def moments_over(points: np.ndarray, log_mass: np.ndarray, conditional: Callable) -> Answer:
-    """The answer where point j has mass exp(log_mass[j]); see `integrate`."""
+    """The answer where point j has mass exp(log_mass[j]); see `Marginal`."""
     top = log_mass.max()
     shares = np.exp(log_mass - top)
     total = shares.sum()

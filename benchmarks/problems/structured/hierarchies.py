@@ -11,8 +11,7 @@ import numpyro.distributions as dist
 from numpyro import deterministic, plate
 
 from benchmarks.problems.structured.base import Structured, forms
-from benchmarks.problems.structured.exact import MixedModel, integrate, log_half_normal
-from benchmarks.problems.verdicts.answers import Answer
+from benchmarks.problems.structured.exact import Marginal, MixedModel, log_half_normal
 
 KIND = "normal hierarchies"
 ROWS = 5  # observations of each group of random intercepts
@@ -45,7 +44,7 @@ def _intercepts_data(groups: int):
     return make
 
 
-def _intercepts_answer(y) -> Answer:
+def _intercepts_marginal(y) -> Marginal:
     groups, rows = y.shape
     one = np.ones((y.size, 1))
     model = MixedModel(one, one, y.ravel(), np.repeat(np.arange(groups), rows), np.array([5.0]))
@@ -59,7 +58,7 @@ def _intercepts_answer(y) -> Answer:
         mean, variance = model.conditional(np.array([tau]), sigma, np.ones((1, 1)), np.ones((1, 1)))
         return np.insert(mean, 1, point), np.insert(variance, 1, [0.0, 0.0])
 
-    return integrate(log_density, conditional, [0.0, 0.0])
+    return Marginal(("tau+", "sigma+"), log_density, conditional, [0.0, 0.0])
 
 
 def _slopes(centred: bool):
@@ -85,7 +84,7 @@ def _slopes_data():
     return time, (a + b * time + 0.8 * rng.standard_normal((176, 4))).astype(np.float32)
 
 
-def _slopes_answer(time, y) -> Answer:
+def _slopes_marginal(time, y) -> Marginal:
     patients, visits = y.shape
     design = np.column_stack([np.ones(y.size), np.tile(time, patients)])
     group = np.repeat(np.arange(patients), visits)
@@ -103,7 +102,9 @@ def _slopes_answer(time, y) -> Answer:
             for of, globals_ in ((mean, point), (variance, np.zeros(3)))
         )
 
-    return integrate(log_density, conditional, [0.0, -0.5, 0.0], reach=7, step=0.7)
+    return Marginal(
+        ("tau+", "sigma+"), log_density, conditional, [0.0, -0.5, 0.0], reach=7, step=0.7
+    )
 
 
 def _counties(centred: bool):
@@ -139,7 +140,7 @@ def _counties_data():
     return floor, county, uranium, y.astype(np.float32)
 
 
-def _counties_answer(floor, county, uranium, y) -> Answer:
+def _counties_marginal(floor, county, uranium, y) -> Marginal:
     one = np.ones(len(y))
     design = np.column_stack([one, uranium[county], floor])
     model = MixedModel(one[:, None], design, y, county, np.full(3, 5.0))
@@ -154,7 +155,7 @@ def _counties_answer(floor, county, uranium, y) -> Answer:
         mean, variance = model.conditional(np.array([tau]), sigma, of_b, np.ones((1, 1)))
         return np.insert(mean, 3, point), np.insert(variance, 3, [0.0, 0.0])
 
-    return integrate(log_density, conditional, [-1.0, 0.0])
+    return Marginal(("tau+", "sigma+"), log_density, conditional, [-1.0, 0.0])
 
 
 def _tree(centred: bool):
@@ -187,7 +188,7 @@ def _tree_data():
     return ((mean + rng.standard_normal((50, 6, 8))).astype(np.float32),)
 
 
-def _tree_answer(y) -> Answer:
+def _tree_marginal(y) -> Marginal:
     schools, classes, pupils = y.shape
     within = np.kron(np.eye(classes), np.ones((pupils, 1)))
     effects = np.tile(np.column_stack([np.ones(classes * pupils), within]), (schools, 1))
@@ -215,12 +216,14 @@ def _tree_answer(y) -> Answer:
 
         return ordered(mean, point), ordered(variance, np.zeros(3))
 
-    return integrate(log_density, conditional, [-0.5, -0.5, 0.0], reach=7, step=0.7)
+    return Marginal(
+        ("tau+", "omega+", "sigma+"), log_density, conditional, [-0.5, -0.5, 0.0], reach=7, step=0.7
+    )
 
 
-def _both(name: str, model, data, sites: tuple, latents: tuple, answer) -> list[Structured]:
+def _both(name: str, model, data, sites: tuple, latents: tuple, marginal) -> list[Structured]:
     models = {"centred": model(True), "noncentred": model(False)}
-    return forms(name, KIND, models, data, (*sites, *latents), latents, answer)
+    return forms(name, KIND, models, data, (*sites, *latents), latents, marginal)
 
 
 def hierarchies() -> list[Structured]:
@@ -233,17 +236,17 @@ def hierarchies() -> list[Structured]:
             _intercepts_data(groups),
             ("mu", "tau+", "sigma+"),
             ("theta",),
-            _intercepts_answer,
+            _intercepts_marginal,
         )
     mus = ("mu", "tau+", "sigma+")
-    found += _both("slopes_176", _slopes, _slopes_data, mus, ("a", "b"), _slopes_answer)
+    found += _both("slopes_176", _slopes, _slopes_data, mus, ("a", "b"), _slopes_marginal)
     found += _both(
         "counties_85",
         _counties,
         _counties_data,
         ("mu", "gamma", "beta", "tau+", "sigma+"),
         ("alpha",),
-        _counties_answer,
+        _counties_marginal,
     )
     found += _both(
         "tree_50x6",
@@ -251,6 +254,6 @@ def hierarchies() -> list[Structured]:
         _tree_data,
         ("mu", "tau+", "omega+", "sigma+"),
         ("school_mean", "class_mean"),
-        _tree_answer,
+        _tree_marginal,
     )
     return found

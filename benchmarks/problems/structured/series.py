@@ -17,8 +17,7 @@ from numpyro.distributions import constraints
 from scipy import stats
 
 from benchmarks.problems.structured.base import Structured, forms
-from benchmarks.problems.structured.exact import Walks, integrate, log_half_normal
-from benchmarks.problems.verdicts.answers import Answer
+from benchmarks.problems.structured.exact import Marginal, Walks, log_half_normal
 
 KIND = "series"
 
@@ -62,7 +61,7 @@ def _level_data(times: int):
     return make
 
 
-def _level_answer(y) -> Answer:
+def _level_marginal(y) -> Marginal:
     walks = Walks(y[None], np.ones((len(y), 1)))
 
     def start_of(scales):
@@ -77,7 +76,7 @@ def _level_answer(y) -> Answer:
         mean, variance = walks.smooth(*(each[0] for each in start_of(np.exp(point[None]))))
         return np.r_[point, mean.ravel()], np.r_[0.0, 0.0, variance.ravel()]
 
-    return integrate(log_density, conditional, [-1.0, -0.5])
+    return Marginal(("step+", "noise+"), log_density, conditional, [-1.0, -0.5])
 
 
 def _panel(centred: bool):
@@ -106,7 +105,7 @@ def _panel_data():
     return ((level + 0.5 * rng.standard_normal((40, 25))).astype(np.float32),)
 
 
-def _panel_answer(y) -> Answer:
+def _panel_marginal(y) -> Marginal:
     walks = Walks(y, np.ones((y.shape[1], 1)))
 
     def start_of(points):
@@ -123,7 +122,14 @@ def _panel_answer(y) -> Answer:
         variances = np.tile(variance.ravel(), len(y))
         return np.r_[point, mean.ravel()], np.r_[np.zeros(4), variances]
 
-    return integrate(log_density, conditional, [1.0, 0.0, -1.0, -0.5], reach=6, step=0.8)
+    return Marginal(
+        ("mu", "tau+", "step+", "noise+"),
+        log_density,
+        conditional,
+        [1.0, 0.0, -1.0, -0.5],
+        reach=6,
+        step=0.8,
+    )
 
 
 def _dynamic(centred: bool):
@@ -148,7 +154,7 @@ def _dynamic_data():
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def _dynamic_answer(x, y) -> Answer:
+def _dynamic_marginal(x, y) -> Marginal:
     walks = Walks(y[None], np.column_stack([np.ones(len(x)), x]))
 
     def start_of(scales):
@@ -162,7 +168,9 @@ def _dynamic_answer(x, y) -> Answer:
         mean, variance = walks.smooth(*(each[0] for each in start_of(np.exp(point[None]))))
         return np.r_[point, mean[0].T.ravel()], np.r_[np.zeros(3), variance.T.ravel()]
 
-    return integrate(log_density, conditional, [-1.5, -2.0, -0.5], reach=7, step=0.7)
+    return Marginal(
+        ("step+", "noise+"), log_density, conditional, [-1.5, -2.0, -0.5], reach=7, step=0.7
+    )
 
 
 def _volatility_globals():
@@ -229,13 +237,13 @@ def series() -> list[Structured]:
     sites = ("step+", "noise+", "level")
     for times in (100, 500):
         data = _level_data(times)
-        found += forms(f"level_{times}", KIND, level, data, sites, ("level",), _level_answer)
+        found += forms(f"level_{times}", KIND, level, data, sites, ("level",), _level_marginal)
     panel = {"centred": _panel(True), "noncentred": _panel(False)}
     sites = ("mu", "tau+", "step+", "noise+", "level")
-    found += forms("panel_40x25", KIND, panel, _panel_data, sites, ("level",), _panel_answer)
+    found += forms("panel_40x25", KIND, panel, _panel_data, sites, ("level",), _panel_marginal)
     dynamic = {"centred": _dynamic(True), "noncentred": _dynamic(False)}
     sites = ("step+", "noise+", "beta")
-    found += forms("dynamic_200", KIND, dynamic, _dynamic_data, sites, ("beta",), _dynamic_answer)
+    found += forms("dynamic_200", KIND, dynamic, _dynamic_data, sites, ("beta",), _dynamic_marginal)
     volatility = {"centred": _volatility_centred, "noncentred": _volatility_noncentred}
     scanned = {"scan": _volatility_scan}
     sites = ("mu", "half%", "sigma+", "h")
