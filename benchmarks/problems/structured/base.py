@@ -1,15 +1,23 @@
 """What a structured problem is: a NumPyro model whose latent values repeat over groups or times."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
+from benchmarks.problems.posterior import DATA
 from benchmarks.problems.structured.exact import Marginal
 from benchmarks.problems.verdicts.answers import Answer
 
 _COLUMNS = 2000  # of a site in double precision at a time, since 60,000 of them take gigabytes
+
+
+def reference_file(posterior: str) -> Path:
+    """Where the reference of a posterior lies whose answer nobody knows."""
+    return DATA / f"structured_{posterior}.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,24 @@ class Structured:
     latents: tuple[str, ...]
     answer: Callable[[], Answer] | None = None
     marginal: Callable[..., Marginal] | None = None
+
+    def reference(self) -> Answer | None:
+        """What draws are compared with: the truth, or long runs where these have been made."""
+        if self.answer is not None:
+            return self.answer()
+        path = reference_file(self.posterior)
+        if not path.exists():
+            return None
+        stored = json.loads(path.read_text())
+        mean = np.array(stored["mean"])
+        return Answer(
+            mean,
+            np.array(stored["sd"]),
+            np.full(mean.shape, np.nan),
+            stored["log_evidence"],
+            stored["effective_size"],
+            stored["log_evidence_error"] or 0.0,
+        )
 
     def moments(self, draws: dict) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Mean, standard deviation and site of every quantity, from draws {site: (draw, ...)}."""
