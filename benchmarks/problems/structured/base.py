@@ -1,12 +1,13 @@
 """What a structured problem is: a NumPyro model whose latent values repeat over groups or times."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from scipy.special import logit
 
 from benchmarks.problems.posterior import DATA
 from benchmarks.problems.structured.exact import Marginal
@@ -68,9 +69,8 @@ class Structured:
             stored["log_evidence_error"] or 0.0,
         )
 
-    def moments(self, draws: dict) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Mean, standard deviation and site of every quantity, from draws {site: (draw, ...)}."""
-        means, sds, owners = [], [], []
+    def blocks(self, draws: dict) -> Iterator[tuple[str, np.ndarray]]:
+        """The quantities of draws {site: (draw, ...)}, some columns (draw, quantity) at a time."""
         for name in self.sites:
             values = np.asarray(draws[name.rstrip("+%")])
             values = values.reshape(len(values), -1)
@@ -79,10 +79,16 @@ class Structured:
                 if name.endswith("+"):
                     part = np.log(part)
                 elif name.endswith("%"):
-                    part = np.log(part) - np.log1p(-part)
-                means.append(part.mean(0))
-                sds.append(part.std(0))
-            owners += [name] * values.shape[1]
+                    part = logit(part)
+                yield name, part
+
+    def moments(self, draws: dict) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Mean, standard deviation and site of every quantity, from draws {site: (draw, ...)}."""
+        means, sds, owners = [], [], []
+        for name, part in self.blocks(draws):
+            means.append(part.mean(0))
+            sds.append(part.std(0))
+            owners += [name] * part.shape[1]
         return np.concatenate(means), np.concatenate(sds), owners
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jax.flatten_util import ravel_pytree
+from jax.scipy.special import logit
 from numpyro.infer.util import constrain_fn, initialize_model, potential_energy
 from scipy.integrate import quad
 
@@ -47,7 +48,8 @@ class Joint:
         self.args = tuple(np.asarray(a, np.float64) if a.dtype == np.float32 else a for a in args)
         info = initialize_model(jax.random.key(0), problem.model, model_args=self.args)
         self.sites = dict(info.param_info.z)
-        self.kept = {name.rstrip("+"): self.sites.pop(name.rstrip("+")) for name in coordinates}
+        names = [name.rstrip("+%") for name in coordinates]
+        self.kept = {name: self.sites.pop(name) for name in names}
         self.rest, self.unravel = ravel_pytree(self.sites)
         self._seeded = numpyro.handlers.seed(problem.model, 0)
 
@@ -69,7 +71,11 @@ class Joint:
         parts = []
         for name in self.problem.sites:
             value = jnp.ravel(sites[name.rstrip("+%")])
-            parts.append(jnp.log(value) if name.endswith("+") else value)
+            if name.endswith("+"):
+                value = jnp.log(value)
+            elif name.endswith("%"):
+                value = logit(value)
+            parts.append(value)
         return jnp.concatenate(parts)
 
     def integrated(self, point):
