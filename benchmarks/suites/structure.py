@@ -50,10 +50,10 @@ COLUMNS = {
     "GiB": ("gigabytes", 1),
     "gap (nats)": ("elbo_gap", 2),
     "log Z error": ("log_evidence_error", 3),
-    "mean of globals (sd)": ("global_mean_error", 3),
-    "of latents": ("latent_mean_error", 3),
-    "log sd of globals": ("global_log_sd_error", 3),
-    "of latents ": ("latent_log_sd_error", 3),
+    "globals: mean (sd)": ("global_mean_error", 3),
+    "globals: log sd": ("global_log_sd_error", 3),
+    "latents: mean (sd)": ("latent_mean_error", 3),
+    "latents: log sd": ("latent_log_sd_error", 3),
     "ESS": ("ess", 2),
     "k": ("pareto_k", 2),
 }
@@ -141,8 +141,9 @@ class Structure(Suite):
         if "error" in row:
             return f"{start}{_reason(row)}"
         shown = {heading: spread([row], *what) for heading, what in COLUMNS.items()}
-        figures = "  ".join(f"{heading.strip()} {text}" for heading, text in shown.items() if text)
-        return "\n    ".join([f"{start}{figures}", *row.get("warnings", [])])
+        figures = "  ".join(f"{heading} {text}" for heading, text in shown.items() if text)
+        structure = [row["structure"]] if row.get("structure") else []
+        return "\n    ".join([f"{start}{figures}", *structure, *row.get("warnings", [])])
 
     def report(self, rows: list[Row], docs: Path) -> None:
         """A table for each kind of problem."""
