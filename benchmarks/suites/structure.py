@@ -72,6 +72,8 @@ def dimension(problem: Structured) -> int:
 def errors(problem: Structured, draws: dict, figures: Row) -> Row:
     """What a run is off by, as far as a reference is there."""
     mean, sd, owners = problem.moments(draws)
+    if not np.isfinite(mean).all():
+        return {"error": "the draws are not finite"}
     reference = problem.reference()
     if reference is None:
         return {}

@@ -27,6 +27,7 @@ class Structured:
 
     Forms of a posterior, such as the centred and the non-centred, are models that give the same
     sites the same joint distribution. They share the data, the reference and the log evidence.
+    The methods of the benchmarks take it as they take a `Posterior`.
 
     Attributes:
         name: of the problem.

@@ -73,7 +73,8 @@ def by_importance(problem: Structured, num: int, seed: int = 0) -> dict[str, Any
 
     Returns:
         `log_evidence` and `log_evidence_error` (nats), `ess` (the effective number of draws),
-        `mean` and `sd` of every quantity.
+        `mean` and `sd` of every quantity, `mean_error` (sd) and `log_sd_error`. Where single draws
+        far out are heavy, these errors are larger than `ess` says.
     """
     nearly = Nearly(problem)
 
@@ -88,12 +89,16 @@ def by_importance(problem: Structured, num: int, seed: int = 0) -> dict[str, Any
     log_weight = np.where(np.isfinite(log_target), log_target - log_q, -np.inf)
     weight = np.exp(log_weight - logsumexp(log_weight))
     kept = weight > 0
-    mean = weight[kept] @ quantities[kept]
-    ess = effective_size(log_weight)
+    weight, quantities, ess = weight[kept], quantities[kept], effective_size(log_weight)
+    mean = weight @ quantities
+    sd = np.sqrt(weight @ (quantities - mean) ** 2)
+    apart = (quantities - mean) / sd
     return {
         "log_evidence": float(logsumexp(log_weight) - np.log(num)),
         "log_evidence_error": float(np.sqrt(1 / ess - 1 / num)),
         "ess": ess,
         "mean": mean,
-        "sd": np.sqrt(weight[kept] @ (quantities[kept] - mean) ** 2),
+        "sd": sd,
+        "mean_error": np.sqrt(weight**2 @ apart**2),
+        "log_sd_error": np.sqrt(weight**2 @ (apart**2 - 1) ** 2) / 2,
     }

@@ -55,14 +55,15 @@ def _areas(centred: bool):
     def model(expected, y):
         mu = sample("mu", dist.Normal(0, 2))
         sigma = sample("sigma", dist.HalfNormal(1))
-        correlation = sample("correlation", dist.Beta(4, 1))
+        # At one the level of all areas would have no variance that is finite.
+        correlation = sample("correlation", dist.Beta(2, 2))
         neighbours = _grid_neighbours()
         if centred:
-            phi = sample("phi", dist.CAR(0.0, correlation, sigma**-2, neighbours))
+            log_rate = sample("log_rate", dist.CAR(mu, correlation, sigma**-2, neighbours))
         else:
             unit = sample("unit", dist.CAR(0.0, correlation, 1.0, neighbours))
-            phi = deterministic("phi", sigma * unit)
-        sample("y", dist.Poisson(expected * jnp.exp(mu + phi)), obs=y)
+            log_rate = deterministic("log_rate", mu + sigma * unit)
+        sample("y", dist.Poisson(expected * jnp.exp(log_rate)), obs=y)
 
     return model
 
@@ -93,8 +94,8 @@ def others() -> list[Structured]:
     sites = ("mu", "sigma+", "bias", "slope", "effect", "imputed")
     found = forms("imputation_68", KIND, {"centred": _imputed}, _imputed_data, sites, ("imputed",))
     models = {"centred": _areas(True), "noncentred": _areas(False)}
-    sites = ("mu", "sigma+", "correlation%", "phi")
-    found += forms("areas_36", KIND, models, _areas_data, sites, ("phi",))
+    sites = ("mu", "sigma+", "correlation%", "log_rate")
+    found += forms("areas_36", KIND, models, _areas_data, sites, ("log_rate",))
     path = tuple(f"x{t:02d}" for t in range(30))
     found += [
         _on_file("seeds", ("a_0", "a_1", "a_12", "a_2", "b", "tau+"), ("b",)),
