@@ -26,18 +26,35 @@ def rows_of(function: Callable[..., Row], jobs: list[dict], limit: float) -> lis
         All rows; or, if the process failed or was ended, those it had finished by then. What it
         said of its failure is printed.
     """
+    rows, trouble = _run(function, jobs, limit)
+    if trouble:
+        print(trouble, file=sys.stderr)
+    return rows
+
+
+def row_of(function: Callable[..., Row], job: dict, limit: float) -> Row:
+    """The row of one call, or one whose figure `error` says how the process ended."""
+    rows, trouble = _run(function, [job], limit)
+    return rows[0] if rows else {"error": trouble}
+
+
+def _run(function: Callable[..., Row], jobs: list[dict], limit: float) -> tuple[list[Row], str]:
+    """The rows, and how the process ended where it did not end well."""
     command = [sys.executable, "-m", "benchmarks.isolated", function.__module__]
     command += [function.__qualname__, json.dumps(jobs)]
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as trouble:
+    trouble = ""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         try:
             subprocess.run(
-                command, cwd=ROOT, stdout=output, stderr=trouble, timeout=limit, check=True
+                command, cwd=ROOT, stdout=output, stderr=errors, timeout=limit, check=True
             )
-        except subprocess.SubprocessError as error:
-            trouble.seek(0)
-            print(f"{error}\n{trouble.read()[-2000:]}", file=sys.stderr)
+        except subprocess.TimeoutExpired:
+            trouble = f"ended after {limit:.0f} s"
+        except subprocess.CalledProcessError as error:
+            errors.seek(0)
+            trouble = f"ended with {error.returncode}\n{errors.read()[-2000:]}".strip()
         output.seek(0)
-        return [json.loads(line) for line in output if line.startswith("{")]
+        return [json.loads(line) for line in output if line.startswith("{")], trouble
 
 
 def main() -> None:

@@ -11,14 +11,23 @@ from numpyro.optim import Adam
 from benchmarks.methods.base import NUM_DRAWS, timed
 from benchmarks.problems.posterior import Posterior
 
+_BATCH = 100  # particles of an ELBO that are in memory at once
+
 
 def _svi(model, guide) -> SVI:
     return SVI(model, guide, Adam(5e-3), Trace_ELBO(num_particles=32))
 
 
 def _elbo(model, guide, params, args: tuple, num: int) -> float:
-    loss = Trace_ELBO(num_particles=num).loss(jax.random.key(1), params, model, guide, *args)
-    return -float(loss)
+    """From so many particles, a hundred at a time: with many data all of them take gigabytes."""
+    loss = Trace_ELBO(num_particles=_BATCH).loss
+
+    def batch(params, key):
+        return loss(key, params, model, guide, *args)
+
+    keys = jax.random.split(jax.random.key(1), num // _BATCH)
+    losses = jax.jit(lambda params: jax.lax.map(partial(batch, params), keys))(params)
+    return -float(losses.mean())
 
 
 def run(guide_class: Any, posterior: Posterior, key: Any, warm_key: Any) -> tuple[dict, dict]:
@@ -45,6 +54,7 @@ def run(guide_class: Any, posterior: Posterior, key: Any, warm_key: Any) -> tupl
 
 
 multivariate_normal = partial(run, autoguide.AutoMultivariateNormal)
+low_rank = partial(run, autoguide.AutoLowRankMultivariateNormal)
 inverse_autoregressive = partial(run, autoguide.AutoIAFNormal)
 block_neural_autoregressive = partial(run, autoguide.AutoBNAFNormal)
 

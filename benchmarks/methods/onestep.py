@@ -49,8 +49,20 @@ def weight_figures(sampler: OneStep) -> dict[str, Any]:
 
 def run(posterior: Posterior, key: Any, warm_key: Any) -> tuple[dict, dict]:
     """OneStep at default settings, as `Method` says."""
+    sampler, figures = run_once(posterior, key)
+    _, figures["seconds_100k_first"] = timed(sampler.sample, key, 100_000)
+    _, figures["seconds_100k"] = timed(sampler.sample, key, 100_000)
+    figures["draws_per_second"] = 100_000 / figures["seconds_100k"]
+    draws = sampler.get_samples()
+    if warm_key is not None:
+        _, figures["seconds_warm"] = fit_posterior(posterior, warm_key)
+    return draws, figures
+
+
+def run_once(posterior: Posterior, key: Any) -> tuple[OneStep, dict[str, Any]]:
+    """A sampler at default settings that has run, and the figures of this one run."""
     sampler, seconds = fit_posterior(posterior, key)
-    figures = {
+    return sampler, {
         "seconds": seconds,
         "base_elbo": sampler.initial_elbo,
         "elbo_std_error": sampler.elbo_std_error,
@@ -62,13 +74,6 @@ def run(posterior: Posterior, key: Any, warm_key: Any) -> tuple[dict, dict]:
         "num_flow_steps": sampler.num_flow_steps,
         **progress(sampler),
     }
-    _, figures["seconds_100k_first"] = timed(sampler.sample, key, 100_000)
-    _, figures["seconds_100k"] = timed(sampler.sample, key, 100_000)
-    figures["draws_per_second"] = 100_000 / figures["seconds_100k"]
-    draws = sampler.get_samples()
-    if warm_key is not None:
-        _, figures["seconds_warm"] = fit_posterior(posterior, warm_key)
-    return draws, figures
 
 
 def progress(sampler: OneStep) -> dict[str, list[float]]:

@@ -12,6 +12,7 @@ from benchmarks.suites.paper import Paper
 from benchmarks.suites.posteriors import Posteriors
 from benchmarks.suites.resampling import Resampling
 from benchmarks.suites.step_budgets import StepBudgets
+from benchmarks.suites.structure import Structure
 from benchmarks.suites.verdicts import Verdicts
 
 SUITES: dict[str, Suite] = {
@@ -25,6 +26,7 @@ SUITES: dict[str, Suite] = {
         Corrections(),
         Verdicts(),
         HighDimension(),
+        Structure(),
         Ablation(),
         StepBudgets(),
         Resampling(),

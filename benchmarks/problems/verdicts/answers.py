@@ -163,6 +163,24 @@ def around_mode(
         reach: half the width of the grid, in standard deviations.
         step: distance of neighbouring points, in standard deviations.
     """
+    mode, scale_tril = gaussian_at_mode(log_density, start)
+    d = len(mode)
+    ticks = np.arange(-reach, reach + step / 2, step)
+    standard = np.stack(np.meshgrid(*[ticks] * d, indexing="ij"), axis=-1).reshape(-1, d)
+    points = mode + standard @ scale_tril.T
+    log_volume = np.log(np.diag(scale_tril)).sum() + d * np.log(step)
+    # Sixteen points at a time, since with many rows of data each takes much memory.
+    parts = np.array_split(points, -(-len(points) // 16))
+    return points, np.concatenate([log_density(part) for part in parts]) + log_volume
+
+
+def gaussian_at_mode(log_density: Callable, start) -> tuple[np.ndarray, np.ndarray]:
+    """The mode, and the Cholesky factor of the inverse curvature there.
+
+    Args:
+        log_density: of points (point, coordinate).
+        start: where the search for the mode starts.
+    """
 
     def energy(x):
         return -float(log_density(x[None])[0])
@@ -173,14 +191,7 @@ def around_mode(
     for _ in range(3):  # until the differences span about a standard deviation
         hessian = _hessian(energy, mode, width)
         width = 0.3 * np.sqrt(np.diag(np.linalg.inv(hessian)))
-    scale_tril = np.linalg.cholesky(np.linalg.inv(hessian))
-    ticks = np.arange(-reach, reach + step / 2, step)
-    standard = np.stack(np.meshgrid(*[ticks] * d, indexing="ij"), axis=-1).reshape(-1, d)
-    points = mode + standard @ scale_tril.T
-    log_volume = np.log(np.diag(scale_tril)).sum() + d * np.log(step)
-    # Sixteen points at a time, since with many rows of data each takes much memory.
-    parts = np.array_split(points, -(-len(points) // 16))
-    return points, np.concatenate([log_density(part) for part in parts]) + log_volume
+    return mode, np.linalg.cholesky(np.linalg.inv(hessian))
 
 
 def _hessian(energy: Callable, at: np.ndarray, width: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ class Target:
         return x[np.isfinite(x).all(-1)]
 
 
-class _Student:
+class Student:
     """A multivariate Student t distribution.
 
     SciPy's own takes a covariance whose scales are 1e7 apart for singular.
@@ -104,7 +104,8 @@ class _Student:
         return constant - (_DEGREES + d) / 2 * np.log1p((z**2).sum(0) / _DEGREES)
 
 
-def _ess(log_weight) -> float:
+def effective_size(log_weight) -> float:
+    """Number of independent draws that weighted ones are worth, (sum w)^2 / sum w^2."""
     return float(np.exp(2 * logsumexp(log_weight) - logsumexp(2 * log_weight)))
 
 
@@ -120,11 +121,11 @@ def opinion(one: Known, num: int):
     target, rng = Target(one), np.random.default_rng(7)
     starts = target.starts(2000)
     mean, covariance = _moments(starts, np.zeros(len(starts)))
-    first = _Student(mean, covariance)
+    first = Student(mean, covariance)
     power, after = 0.0, 0
     while after < 4:
         size = num if after == 3 else min(num, 20_000)
-        x, log_q = _Student(mean, covariance).draw(rng, size)
+        x, log_q = Student(mean, covariance).draw(rng, size)
         log_target = np.asarray(target.log_density(jnp.asarray(x)))
         log_target = np.where(np.isfinite(log_target), log_target, -1e300)
         log_first = first.log_density(x)
@@ -133,7 +134,7 @@ def opinion(one: Known, num: int):
             return (1 - beta) * ends[0] + beta * ends[1] - log_q
 
         def excess(beta, tempered=tempered, size=size):
-            return _ess(tempered(beta)) - _EFFECTIVE_SHARE * size
+            return effective_size(tempered(beta)) - _EFFECTIVE_SHARE * size
 
         if power == 1:
             after += 1
@@ -153,7 +154,7 @@ def opinion(one: Known, num: int):
     sd = np.sqrt(weight @ apart**2)
     mean_error = np.sqrt((weight**2) @ apart**2) / sd
     sd_error = np.sqrt((weight**2) @ ((apart / sd) ** 2 - 1) ** 2) / 2
-    ess = _ess(log_weight)
+    ess = effective_size(log_weight)
     log_z = logsumexp(log_weight) - np.log(num)
     return log_z, np.sqrt(1 / ess - 1 / num), centre, sd, mean_error, sd_error, ess
 

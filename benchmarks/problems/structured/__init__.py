@@ -1,0 +1,17 @@
+"""Posteriors with structure, by name: hierarchies, series, crossed effects, missing values, a map.
+
+``base`` says what a problem is, ``exact`` has the quadrature that answers are found by, and every
+other file has one kind of problems.
+"""
+
+from benchmarks.problems.structured.base import Structured
+from benchmarks.problems.structured.counts import counts
+from benchmarks.problems.structured.crossed import crossed
+from benchmarks.problems.structured.hierarchies import hierarchies
+from benchmarks.problems.structured.others import others
+from benchmarks.problems.structured.series import series
+
+STRUCTURED: dict[str, Structured] = {
+    problem.name: problem
+    for problem in (*hierarchies(), *counts(), *crossed(), *series(), *others())
+}
