@@ -5,18 +5,17 @@ fit a mixture; train the flow; weigh a pool; correct; check the draws.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from numpyro_onestep import limits
+from numpyro_onestep import limits, starts
 from numpyro_onestep._util.clock import Stopwatch
 from numpyro_onestep._util.numerics import is_double, numerics
 from numpyro_onestep._util.random import stream
@@ -29,19 +28,13 @@ from numpyro_onestep.diagnostics.doubts import folds, is_good
 from numpyro_onestep.flow import (
     AbstractFlowMap,
     FlowDistribution,
-    FlowMap,
     PreconditionedPotential,
-    ResidualVelocity,
-    uniform_grid,
 )
-from numpyro_onestep.flow.gaussian import GaussianPreconditioner
 from numpyro_onestep.importance import pool as pools
 from numpyro_onestep.importance.evidence import Evidence, WeightedPool, weigh
 from numpyro_onestep.importance.psis import import_ahead
 from numpyro_onestep.initialise import best_fit
 from numpyro_onestep.initialise.best_fit import Fit
-from numpyro_onestep.initialise.structured_fit import StructuredFit, fit_structured
-from numpyro_onestep.initialise.structured_start import map_of, placeholder, preconditioner_of
 from numpyro_onestep.multimodal import modes
 from numpyro_onestep.multimodal.mixture_fit import fit_mixture
 from numpyro_onestep.multimodal.tempered_smc import explore, require_explorable
@@ -55,8 +48,7 @@ from numpyro_onestep.problem import (
 )
 from numpyro_onestep.result import Drawn, Result, Trained, Weighted, extended
 from numpyro_onestep.settings import Settings
-from numpyro_onestep.structure.interactions import interactions
-from numpyro_onestep.structure.structure import Structure, structure_of
+from numpyro_onestep.structure.structure import Structure
 from numpyro_onestep.target.precision import double_energy
 from numpyro_onestep.target.traced import TracedFunction
 from numpyro_onestep.training import loop
@@ -126,7 +118,8 @@ class Inference:
                 if self.settings.draws.multimodal:
                     require_explorable(problem.start.size)
                 problem = completed(problem, self._key("completion"))
-            structure = self._structure(problem)
+            with self.clock.part("structure"):
+                structure = starts.find_structure(problem, self.settings, self.rng_key)
             with self.clock.part("initialisation"):
                 if precision != "double" or is_double():
                     self._compile_ahead(problem, structure)
@@ -142,6 +135,7 @@ class Inference:
             if self.settings.draws.multimodal or lost:
                 fit = self._explored(problem, fit)
             weighted = self._trained(problem, fit)
+            weighted = self._or_dense(weighted)
             if double is not None:
                 weighted = self._precise(weighted, double, environment)
             result = self._finished(weighted)
@@ -153,6 +147,17 @@ class Inference:
                     again = self._untrained(result.problem, found)
                     result = max((result, self._finished(again)), key=_quality)
             return result
+
+    def _or_dense(self, weighted: Weighted) -> Weighted:
+        """The same run; where a structured map is not enough, the better of it and a dense map."""
+        problem, d = weighted.problem, weighted.problem.start.size
+        is_dense = weighted.fit.structure is None
+        if is_dense or d > limits.BATCH_AND_MATCH or weighted.training.interrupted:
+            return weighted
+        if _is_enough(weighted.evidence):
+            return weighted
+        dense = self._trained(problem, self._fit(problem, None))
+        return max((weighted, dense), key=_quality)
 
     def _with_double(self, problem: Problem) -> tuple[Problem, TracedFunction | None]:
         """U in double precision, to compare with; None where the model cannot be traced in it."""
@@ -187,73 +192,38 @@ class Inference:
         environment.enter_context(numerics(precise.is_double))
         return self._trained(precise, fit._replace(flow=weighted.training.flow))
 
-    def _flow(self, d: int) -> FlowMap:
-        """An untrained dense map: the identity in whitened coordinates."""
-        flow, key = self.settings.flow, self._key("flow")
-        network = ResidualVelocity(d, flow.network_width(d), flow.horizon, key, self._dtype)
-        return FlowMap(network, uniform_grid(flow.horizon, flow.num_grid_steps))
-
-    def _structure(self, problem: Problem) -> Structure | None:
-        """The structure of the target; None where the map is to be dense."""
-        settings, wanted = self.settings, self.settings.flow.structure
-        core = () if wanted in ("auto", None) else problem.target.coordinates(wanted)
-        plain = settings.losses.elbo_weight and not settings.schedule.num_distillation_steps
-        if wanted is None or settings.draws.multimodal or not plain:
-            return None
-        if problem.start.size < limits.STRUCTURED_MAP:
-            return None
-        with self.clock.part("structure"):
-            graph = interactions(problem.potential, problem.start, self._key("structure"))
-            return None if graph is None else structure_of(graph, core)
-
-    def _structured(self, fit: StructuredFit, dtype: Any) -> Fit:
-        """A fit with a structure as a preconditioner and an untrained map."""
-        structure, key = fit.gaussian.structure, self._key("structured map")
-        preconditioner = preconditioner_of(fit, dtype, key)
-        core = self._flow(structure.num_core)
-        few = structure.num_nodes <= limits.NODES_WITH_NETWORK
-        flow = map_of(fit, preconditioner, core, limits.NODE_WIDTH * few, key)
-        elbo: Any = np.asarray(fit.elbo, dtype)
-        return Fit(preconditioner, elbo, structure=structure, flow=flow)
-
     def _compile_ahead(self, problem: Problem, structure: Structure | None) -> None:
         """Begin to compile, in another thread, the programs that later steps will need."""
         settings, potential, start = self.settings, problem.potential, problem.start
         key = self.rng_key
-        if structure is not None:
-            fit = self._structured(placeholder(structure), start.dtype)
-            self._compile_training_ahead(problem, fit, settings.of_structured_map(start.size))
-            return
-        if start.size > limits.BATCH_AND_MATCH:
-            return  # the type of the preconditioner is not known yet
-        best_fit.compile_ahead(potential, start, key)
-        if settings.draws.multimodal:
-            modes.compile_ahead(potential, start, key)
-            return  # the base distribution is not known yet
-        anywhere = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
-        gaussian = GaussianPreconditioner(*(jnp.asarray(part) for part in anywhere))
-        self._compile_training_ahead(problem, Fit(gaussian, jnp.zeros(())), settings)
-
-    def _compile_training_ahead(self, problem: Problem, fit: Fit, settings: Settings) -> None:
-        potential, key, d = problem.potential, self.rng_key, problem.start.size
-        flow, num_steps = next(self._starts(fit, d, []))
+        if structure is None:
+            if start.size > limits.BATCH_AND_MATCH:
+                return  # the type of the preconditioner is not known yet
+            best_fit.compile_ahead(potential, start, key)
+            if settings.draws.multimodal:
+                modes.compile_ahead(potential, start, key)
+                return  # the base distribution is not known yet
+        else:
+            settings = settings.of_structured_map(start.size)
+        fit = starts.shapes_of_fit(problem, structure, settings, self._dtype, key)
+        flow, num_steps = next(starts.untrained_maps(fit, settings, self._dtype, key, []))
         distribution = FlowDistribution(flow, fit.preconditioner, num_steps=num_steps)
         preconditioned = PreconditionedPotential(potential, fit.preconditioner)
         loop.compile_ahead(distribution, preconditioned, key, settings)
-        pools.compile_ahead(distribution, potential, key, *self._pool_size(d))
+        pools.compile_ahead(distribution, potential, key, *self._pool_size(start.size))
         import_ahead()
 
     def _fit(self, problem: Problem, structure: Structure | None) -> Fit:
         with self.clock.part("preconditioner"):
             if structure is not None:
-                key = self._key("structured fit")
-                found = fit_structured(problem.potential, structure, problem.start, key)
+                settings, key = self.settings, self.rng_key
+                found = starts.structured_fit(problem, structure, settings, self._dtype, key)
                 if found is not None:
-                    return self._structured(found, problem.start.dtype)
+                    return found
             target, potential, dtype = problem.target, problem.potential, problem.start.dtype
             others = target.other_starts(self.rng_key, potential, _MOST_OTHER_STARTS, dtype)
-            starts: Any = (np.asarray(start, dtype) for start in chain([problem.start], others))
-            return best_fit.best_fit(potential, starts, self._key("base"))
+            points: Any = (np.asarray(start, dtype) for start in chain([problem.start], others))
+            return best_fit.best_fit(potential, points, self._key("base"))
 
     def _explored(self, problem: Problem, fit: Fit) -> Fit:
         """A mixture fitted to the particles of tempered SMC; the same fit where that fails."""
@@ -268,22 +238,6 @@ class Inference:
                 return fit  # the user did not ask for tempered SMC, so its failure is no error
             return fit_mixture(problem.potential, population, self._key("mixture"))
 
-    def _starts(
-        self, fit: Fit, d: int, attempts: list[Weighted]
-    ) -> Iterator[tuple[AbstractFlowMap, int]]:
-        """The maps to train one after the other, until one is enough, and their numbers of steps."""
-        if fit.flow is None:
-            flow = self._flow(d)
-            for num_steps in self.settings.step_budgets(d):
-                yield flow, num_steps
-            return
-        num_steps = self.settings.draws.num_flow_steps or 1
-        yield fit.flow, num_steps
-        trained: Any = attempts[-1].training.flow
-        if trained.nodes.network is None:
-            key = self._key("network of the nodes")
-            yield trained.with_network(limits.NODE_WIDTH, key), num_steps
-
     def _trained(self, problem: Problem, fit: Fit) -> Weighted:
         """The best of the flows trained one after the other, with its pool."""
         attempts: list[Weighted] = []
@@ -291,7 +245,9 @@ class Inference:
         settings, d = self.settings, problem.start.size
         if fit.structure is not None:
             settings = settings.of_structured_map(d)
-        for untrained, num_steps in self._starts(fit, d, attempts):
+        trained_maps: list[AbstractFlowMap] = []
+        maps = starts.untrained_maps(fit, settings, self._dtype, self.rng_key, trained_maps)
+        for untrained, num_steps in maps:
             start = FlowDistribution(untrained, fit.preconditioner, fit.base, num_steps)
             with self.clock.part("training"):
                 key = self._key("training", num_steps)
@@ -299,6 +255,7 @@ class Inference:
             trained = Trained(problem, fit, training, num_steps, dict(self.clock.seconds))
             # From here on an interrupt or an error does not lose the trained flow.
             self.keep(trained)
+            trained_maps.append(training.flow)
             attempts.append(self._weighted(trained, self._key("pool")))
             if training.interrupted or _is_enough(attempts[-1].evidence):
                 break
@@ -312,7 +269,7 @@ class Inference:
     def _untrained(self, problem: Problem, fit: Fit) -> Weighted:
         """A pool of draws of the fitted distribution itself, by a flow that is not trained."""
         steps = self.settings.draws.num_flow_steps or 1
-        flow = self._flow(problem.start.size)
+        flow = starts.dense_map(self.settings.flow, problem.start.size, self._dtype, self.rng_key)
         training = loop.TrainingResult(flow, from_gaussian=False)
         untrained = Trained(problem, fit, training, steps, dict(self.clock.seconds))
         return self._weighted(untrained, self._key("untrained pool"))

@@ -25,6 +25,7 @@ LAYERS = [
     "corrections",
     "checks",
     "problem",
+    "starts",
     "result",
     "diagnostics",
     "integrations",

@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_onestep import limits
 from numpyro_onestep._util.random import numpy_generator, stream
-from numpyro_onestep.flow.gaussian import GaussianPreconditioner
 from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 from numpyro_onestep.mcmc.rejuvenation import move
 from numpyro_onestep.multimodal.modes import unseen
@@ -86,15 +85,16 @@ def find_missed(
     gaussian = potential.preconditioner
     if start.size > limits.COVERAGE_CHECK or len(x) < _FEWEST_DRAWS:
         return None
-    if not isinstance(gaussian, GaussianPreconditioner) or not np.isfinite(mean_energy):
+    if not np.isfinite(mean_energy):
         return None
     draws = np.asarray(x, np.float64)
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
     if len(draws) < _FEWEST_DRAWS:
         return None
     pool = _Cloud(draws, min(_NUM_JUDGED, len(draws) // 4))
-    scales = np.asarray(gaussian.scale_tril, np.float64), pool.factor
-    starts = _starts(start, gaussian, stream(rng_key, "starts"))
+    factor = np.asarray(gaussian.matrix(), np.float64)
+    scales = factor, pool.factor
+    starts = _starts(start, gaussian.loc, factor, stream(rng_key, "starts"))
     ends, end_energies = _minima(potential, scales, starts, training_seconds)
     if len(ends) == 0:
         return None
@@ -172,7 +172,10 @@ def _minima(potential: PreconditionedPotential, scales, starts, training_seconds
 
 
 def _starts(
-    start: Float[Any, " d"], gaussian: GaussianPreconditioner, rng_key: PRNGKeyArray
+    start: Float[Any, " d"],
+    centre: Float[Any, " d"],
+    factor: Float[np.ndarray, "d d"],
+    rng_key: PRNGKeyArray,
 ) -> Float[np.ndarray, "m d"]:
     """Points around the start, and points that differ from the Gaussian's centre in one coordinate.
 
@@ -183,12 +186,11 @@ def _starts(
     rng = numpy_generator(rng_key)
     scales = np.asarray(_AROUND)[:, None]
     around = np.asarray(start) + scales * rng.standard_normal((len(scales), start.size))
-    factor = np.asarray(gaussian.scale_tril, np.float64)
     coordinates = np.resize(rng.permutation(start.size), len(_BESIDE))
     shifts = np.zeros((len(_BESIDE), start.size))
     sizes = np.asarray(_BESIDE) * np.sqrt((factor**2).sum(1))[coordinates]
     shifts[np.arange(len(_BESIDE)), coordinates] = sizes
-    centre = np.asarray(gaussian.loc)
+    centre = np.asarray(centre)
     points = np.concatenate([around, centre + shifts, centre - shifts])
     return rng.permutation(points).astype(start.dtype)
 

@@ -8,12 +8,11 @@ It sees z_i, u, and four numbers of the node's own, its embedding.  With s = t =
 conditionally Gaussian.  The network's last layer starts at zero.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from numpyro_onestep._util.random import numpy_generator
@@ -122,7 +121,11 @@ class Conditional(eqx.Module):
     network: SharedNetwork | None
 
     def __call__(
-        self, z: Float[Array, " m"], core: Float[Array, " g"], nodes: Float[Array, " k"], rows: slice
+        self,
+        z: Float[Array, " m"],
+        core: Float[Array, " g"],
+        nodes: Float[Array, " k"],
+        rows: slice,
     ) -> Moved:
         """Values and slopes of some nodes.
 
@@ -143,14 +146,14 @@ class Conditional(eqx.Module):
     def gaussian_inverse(
         self, core: Float[Array, " g"], nodes: Float[Array, " n"]
     ) -> Float[Array, " n"]:
-        """The z of all nodes if the network did nothing: where the search for the inverse starts."""
+        """The z of all nodes if the network did nothing: where the inverse starts to search."""
         mean, log_scale, _ = self._gaussian(core, nodes, slice(None))
         return (nodes - mean) * jnp.exp(-log_scale)
 
     def _gaussian(self, core, nodes, rows):
         """Means and log scales of the conditional Gaussians, and the values of the parents."""
         has, of_core = self.has_parent[rows], self.has_core[rows]
-        around = jnp.where(has, nodes[self.parents[rows]], 0.0) if has.shape[1] else has + 0.0
+        around: Any = jnp.where(has, nodes[self.parents[rows]], 0.0) if has.shape[1] else has
         around = around.astype(core.dtype)
         log_precisions = self.precision.log(core, around, rows, of_core)
         log_precision = jax.nn.logsumexp(log_precisions, axis=1)

@@ -47,7 +47,7 @@ class AbstractFlowMap(eqx.Module):
 
     @abc.abstractmethod
     def schedule(self, num_steps: int) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-        """Times and sizes of the k steps, from T down to 0; a ValueError where k is not possible."""
+        """Times and sizes of the k steps, from T down to 0; an error where k is not possible."""
 
     @abc.abstractmethod
     def __call__(self, z: Float[Array, " d"], num_steps: int = 1) -> Float[Array, " d"]:

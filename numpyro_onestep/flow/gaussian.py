@@ -8,6 +8,7 @@ learn.
 from abc import abstractmethod
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
@@ -38,6 +39,11 @@ class AbstractPreconditioner(eqx.Module):
     @abstractmethod
     def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """A A^T v."""
+
+    def matrix(self) -> Float[Array, "d d"]:
+        """A itself, for a number of dimensions in which it can be formed."""
+        images = jax.vmap(self.unwhiten)(jnp.eye(self.loc.size, dtype=self.loc.dtype))
+        return (images - self.loc).T
 
     def moved(self, by: Float[Array, " d"]) -> "AbstractPreconditioner":
         """The same Gaussian with its mean shifted by a vector."""
@@ -71,6 +77,10 @@ class GaussianPreconditioner(AbstractPreconditioner):
     def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """L L^T v."""
         return self.scale_tril @ (v @ self.scale_tril)
+
+    def matrix(self) -> Float[Array, "d d"]:
+        """L."""
+        return self.scale_tril
 
 
 class LowRankPreconditioner(AbstractPreconditioner):
@@ -142,7 +152,9 @@ class StructuredPreconditioner(AbstractPreconditioner):
     def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """A A^T v."""
         ordered, g = v[self.order], len(self.core_tril)
-        return self._times(jnp.concatenate([ordered[:g] @ self.core_tril, ordered[g:] * self.scale]))
+        return self._times(
+            jnp.concatenate([ordered[:g] @ self.core_tril, ordered[g:] * self.scale])
+        )
 
     def _times(self, y):
         g = len(self.core_tril)

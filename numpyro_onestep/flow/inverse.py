@@ -162,7 +162,7 @@ def _invert_nodes(flow: StructuredMap, y: Float[Array, " d"]) -> Inverse:
 
     start = frozen.nodes.gaussian_inverse(fixed[:g], fixed[g:])
     _, z, _ = jax.lax.while_loop(go_on, newton, (0, start, jnp.asarray(True)))
-    z = jax.lax.stop_gradient(z)
+    z: Any = jax.lax.stop_gradient(z)
     found = _is_near(moved(frozen, z, fixed).y, fixed[g:])
     # Two steps of Newton's method from the solution stay there, and have its first and second
     # derivatives in y and in the parameters.

@@ -6,7 +6,7 @@ image needs no levels: it is computed for all nodes at once.
 """
 
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
 
 import equinox as eqx
 import jax
@@ -113,7 +113,7 @@ class StructuredMap(AbstractFlowMap):
             return self.nodes(z, core, jnp.zeros(1, z.dtype), slice(None))  # there are no parents
         made: list[Moved] = []
         values = jnp.zeros(0, z.dtype)
-        for begin, end in zip((0, *self.ends), self.ends):
+        for begin, end in pairwise((0, *self.ends)):
             rows = slice(begin, end)
             made.append(self.nodes(z[rows], core, values if begin else jnp.zeros(1, z.dtype), rows))
             values = jnp.concatenate([values, made[-1].y])

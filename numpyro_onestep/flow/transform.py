@@ -49,7 +49,9 @@ class FlowTransform(Transform):
     domain: Any = constraints.real_vector
     codomain: Any = constraints.real_vector
 
-    def __init__(self, flow: AbstractFlowMap, preconditioner: AbstractPreconditioner, num_steps: int = 1):
+    def __init__(
+        self, flow: AbstractFlowMap, preconditioner: AbstractPreconditioner, num_steps: int = 1
+    ):
         self.flow, self.preconditioner, self.num_steps = flow, preconditioner, num_steps
 
     def image(self, z: Float[Array, " d"]) -> Image:

@@ -72,7 +72,8 @@ def fit_structured(
     points = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
     key = stream(rng_key, "independent")
     best = None
-    for loc, scale in zip(*(np.asarray(v) for v in _independent(potential, points, key, batch))):
+    locs, scales = (np.asarray(v) for v in _independent(potential, points, key, batch))
+    for loc, scale in zip(locs, scales, strict=True):
         if np.isfinite(loc).all() and np.isfinite(scale).all():
             gaussian, precision = independent(structure, loc, scale)
             elbo, gradient = _elbo(potential, gaussian, z, dtype)

@@ -27,7 +27,7 @@ from numpyro_onestep.flow.base_distribution import (
     ScaleMixture,
     normal_mixture,
 )
-from numpyro_onestep.flow.gaussian import GaussianPreconditioner
+from numpyro_onestep.flow.gaussian import AbstractPreconditioner, GaussianPreconditioner
 from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 from numpyro_onestep.importance.psis import without_nan
 from numpyro_onestep.importance.resampling import systematic
@@ -92,7 +92,7 @@ def require_explorable(d: int) -> None:
 def explore(
     potential: Potential,
     start: Float[Any, " d"],
-    preconditioner: GaussianPreconditioner,
+    preconditioner: AbstractPreconditioner,
     rng_key: PRNGKeyArray,
     num_particles: int = 4000,
 ) -> Population:
@@ -152,7 +152,7 @@ def explore(
 
 
 def _first_distribution(
-    modes: Modes, preconditioner: GaussianPreconditioner, dtype
+    modes: Modes, preconditioner: AbstractPreconditioner, dtype
 ) -> ScaleMixture:
     """The first distribution: half a wide Gaussian, half Gaussians at the modes, at many scales.
 
@@ -161,7 +161,7 @@ def _first_distribution(
     """
     low, middle, high = np.quantile(modes.ends, [0.05, 0.5, 0.95], axis=0)
     deviation = (high - low) / 3.29  # the distance of these quantiles in a Gaussian's units
-    own = np.sqrt((np.asarray(preconditioner.scale_tril, np.float64) ** 2).sum(1))
+    own = np.sqrt((np.asarray(preconditioner.matrix(), np.float64) ** 2).sum(1))
     weights, loc = np.ones(1), middle[None]
     scale_tril = np.diag(_INFLATION * (deviation + own))[None]
     if 0 < len(modes.loc) <= _MOST_LISTED:

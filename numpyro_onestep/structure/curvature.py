@@ -48,7 +48,9 @@ def colouring(structure: Structure) -> Colouring:
     Nodes are coloured in the order in which they are made, so the latter are coloured before.
     """
     n = structure.num_nodes
-    own = [row[has].tolist() for row, has in zip(structure.parents, structure.has_parent)]
+    own = [
+        row[has].tolist() for row, has in zip(structure.parents, structure.has_parent, strict=True)
+    ]
     # Parents of one node interact with each other after its elimination, so that they are each
     # other's parents; so these sets hold every pair that must differ.
     colour = np.zeros(n, np.int32)

@@ -48,14 +48,13 @@ def eliminate(neighbours: list[set[int]], core: Iterable[int] = ()) -> Eliminati
         core: coordinates that are in the core in any case. Default none.
     """
     d = len(neighbours)
-    core = set(core)
     # The core that a first pass finds is too small for the rounds before its last member joined, so
     # a second pass begins with it.
-    for _ in range(2):
-        found = _pass(neighbours, core)
-        if found is None:
-            return None
-        core, levels, parents, core_parents = found
+    first = _pass(neighbours, set(core))
+    second = None if first is None else _pass(neighbours, first[0])
+    if second is None:
+        return None
+    core, levels, parents, core_parents = second
     while levels and _belongs_to_core(len(levels[-1]), len(core), d):
         core |= set(levels.pop())
     if 2 * len(core) > d:

@@ -16,13 +16,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_onestep._util.compilation import compiled
-from numpyro_onestep._util.random import numpy_generator, stream
+from numpyro_onestep._util.random import numpy_generator
 
 # Up to here all columns of the Hessian are computed.
 _ALL_COLUMNS = 1500
@@ -55,10 +53,7 @@ def interactions(
     for index in range(_NUM_POINTS):
         point = start + (index > 0) * _DISTANCE * rng.standard_normal(d)
         products = partial(hessian_products, potential, point.astype(start.dtype))
-        if d <= _ALL_COLUMNS:
-            found = _by_columns(products, d)
-        else:
-            found = _by_sketch(products, d, rng)
+        found = _by_columns(products, d) if d <= _ALL_COLUMNS else _by_sketch(products, d, rng)
         if found is None:
             return None
         graph = [mine | more for mine, more in zip(graph, found, strict=True)]

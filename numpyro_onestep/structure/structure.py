@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -41,7 +42,7 @@ class Structure:
     @property
     def levels(self) -> list[slice]:
         """The nodes of each level."""
-        return [slice(a, b) for a, b in zip((0, *self.ends), self.ends)]
+        return [slice(a, b) for a, b in pairwise((0, *self.ends))]
 
     @cached_property
     def place(self) -> Int[np.ndarray, " d"]:

@@ -66,4 +66,3 @@ def _product(products, u, by: Colouring):
         np.add.at(out, by.parents, edge * nodes[:, None])
         results.append(np.concatenate([matrix(known.core) @ core + to_core.T @ nodes, out]))
     return results
-

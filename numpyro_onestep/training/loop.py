@@ -22,7 +22,12 @@ from tqdm.auto import tqdm
 
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
-from numpyro_onestep.flow import AbstractFlowMap, FlowDistribution, PreconditionedPotential, StructuredMap
+from numpyro_onestep.flow import (
+    AbstractFlowMap,
+    FlowDistribution,
+    PreconditionedPotential,
+    StructuredMap,
+)
 from numpyro_onestep.settings import LossSettings, Settings
 from numpyro_onestep.training import stopping
 from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, losses
@@ -305,7 +310,9 @@ def run_chunk(
     return TrainingState(as_flow(flow), as_flow(teacher), opt_state, scale, chains), records
 
 
-def _parameters(flow: AbstractFlowMap) -> tuple[Float[Array, " p"], Callable[[Array], AbstractFlowMap]]:
+def _parameters(
+    flow: AbstractFlowMap,
+) -> tuple[Float[Array, " p"], Callable[[Array], AbstractFlowMap]]:
     """All parameters as a vector, and the way back."""
     dynamic, static = eqx.partition(flow, eqx.is_inexact_array)
     vector, unravel = ravel_pytree(dynamic)

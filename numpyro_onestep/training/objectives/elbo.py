@@ -10,7 +10,7 @@ vector-Jacobian product of z -> J(z), so only T is differentiated with respect t
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -85,7 +85,8 @@ def elbo_loss(
 
     # One pass back gives the gradient in the parameters and J^T force, so that the map stands in
     # the compiled program once less.
-    y, pull_back = jax.vjp(images, parameters, z)
+    found: Any = jax.vjp(images, parameters, z)
+    y, pull_back = found
     force, weight, sign = jax.vmap(partial(path_gradient, distribution, potential))(z, y)
     finite = jnp.all(jnp.isfinite(force), axis=1) & jnp.isfinite(weight)
     inwards = y / jnp.maximum(jnp.linalg.norm(y, axis=1, keepdims=True), 1e-30)

@@ -1,0 +1,116 @@
+"""What training starts from: the structure of the target, and untrained maps."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from numpyro_onestep import limits
+from numpyro_onestep._util.random import stream
+from numpyro_onestep.flow import (
+    AbstractFlowMap,
+    FlowMap,
+    ResidualVelocity,
+    StructuredMap,
+    uniform_grid,
+)
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner
+from numpyro_onestep.initialise.best_fit import Fit
+from numpyro_onestep.initialise.structured_fit import StructuredFit, fit_structured
+from numpyro_onestep.initialise.structured_start import map_of, placeholder, preconditioner_of
+from numpyro_onestep.problem import Problem
+from numpyro_onestep.settings import FlowSettings, Settings
+from numpyro_onestep.structure.interactions import interactions
+from numpyro_onestep.structure.structure import Structure, structure_of
+
+
+def dense_map(settings: FlowSettings, d: int, dtype: Any, rng_key: PRNGKeyArray) -> FlowMap:
+    """An untrained dense map: the identity in whitened coordinates."""
+    width = settings.network_width(d)
+    network = ResidualVelocity(d, width, settings.horizon, stream(rng_key, "flow"), dtype)
+    return FlowMap(network, uniform_grid(settings.horizon, settings.num_grid_steps))
+
+
+def find_structure(problem: Problem, settings: Settings, rng_key: PRNGKeyArray) -> Structure | None:
+    """The structure of the target; None where the map is to be dense.
+
+    Raises:
+        ValueError: the setting `structure` names a site that the target does not have.
+    """
+    wanted = settings.flow.structure
+    core = () if wanted in ("auto", None) else problem.target.coordinates(wanted)
+    plain = settings.losses.elbo_weight and not settings.schedule.num_distillation_steps
+    if wanted is None or settings.draws.multimodal or not plain:
+        return None
+    if problem.start.size < limits.STRUCTURED_MAP:
+        return None
+    graph = interactions(problem.potential, problem.start, stream(rng_key, "structure"))
+    return None if graph is None else structure_of(graph, core)
+
+
+def structured_fit(
+    problem: Problem, structure: Structure, settings: Settings, dtype: Any, rng_key: PRNGKeyArray
+) -> Fit | None:
+    """The fit of a structured map to a target; None where no start has a finite ELBO.
+
+    Args:
+        problem: the target.
+        structure: its structure.
+        settings: all settings of the sampler.
+        dtype: type of the map's numbers.
+        rng_key: a JAX random key.
+    """
+    key = stream(rng_key, "structured fit")
+    found = fit_structured(problem.potential, structure, problem.start, key)
+    return None if found is None else _as_fit(found, problem, settings, dtype, rng_key)
+
+
+def shapes_of_fit(
+    problem: Problem, structure: Structure | None, settings: Settings, dtype: Any, rng_key: Any
+) -> Fit:
+    """A fit of the right shapes, to compile programs ahead."""
+    if structure is not None:
+        return _as_fit(placeholder(structure), problem, settings, dtype, rng_key)
+    start = problem.start
+    anywhere = np.zeros_like(start), np.eye(start.size, dtype=start.dtype)
+    gaussian = GaussianPreconditioner(*(jnp.asarray(part) for part in anywhere))
+    return Fit(gaussian, jnp.zeros(()))
+
+
+def _as_fit(found: StructuredFit, problem: Problem, settings: Settings, dtype, rng_key) -> Fit:
+    structure, key = found.gaussian.structure, stream(rng_key, "structured map")
+    preconditioner = preconditioner_of(found, problem.start.dtype, key)
+    core = dense_map(settings.flow, structure.num_core, dtype, rng_key)
+    few = structure.num_nodes <= limits.NODES_WITH_NETWORK
+    flow = map_of(found, preconditioner, core, limits.NODE_WIDTH * few, key)
+    elbo: Any = np.asarray(found.elbo, problem.start.dtype)
+    return Fit(preconditioner, elbo, structure=structure, flow=flow)
+
+
+def untrained_maps(
+    fit: Fit, settings: Settings, dtype: Any, rng_key: PRNGKeyArray, trained: Sequence[Any]
+) -> Iterator[tuple[AbstractFlowMap, int]]:
+    """The maps to train one after the other, until one is enough, and their numbers of steps.
+
+    Args:
+        fit: what they start from.
+        settings: all settings of the sampler.
+        dtype: type of the maps' numbers.
+        rng_key: a JAX random key.
+        trained: a list to which the caller adds each map when it is trained.
+    """
+    if not isinstance(fit.flow, StructuredMap):
+        d = fit.preconditioner.loc.size
+        given = fit.flow
+        flow = dense_map(settings.flow, d, dtype, rng_key) if given is None else given
+        for num_steps in settings.step_budgets(d):
+            yield flow, num_steps
+        return
+    num_steps = settings.draws.num_flow_steps or 1
+    yield fit.flow, num_steps
+    flow = trained[-1]
+    if flow.nodes.network is None:
+        key = stream(rng_key, "network of the nodes")
+        yield flow.with_network(limits.NODE_WIDTH, key), num_steps
