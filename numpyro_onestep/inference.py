@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray
 from numpyro_onestep import limits, starts
 from numpyro_onestep._util.clock import Stopwatch
 from numpyro_onestep._util.numerics import is_double, numerics
-from numpyro_onestep._util.random import stream
+from numpyro_onestep._util.random import numpy_generator, stream
 from numpyro_onestep.checks.coverage import find_missed
 from numpyro_onestep.checks.line_scan import scan_lines
 from numpyro_onestep.corrections import AbstractCorrection
@@ -49,6 +49,7 @@ from numpyro_onestep.problem import (
 from numpyro_onestep.result import Drawn, Result, Trained, Weighted, extended
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.structure.structure import Structure
+from numpyro_onestep.structure.verification import unexplained
 from numpyro_onestep.target.precision import double_energy
 from numpyro_onestep.target.traced import TracedFunction
 from numpyro_onestep.training import loop
@@ -61,6 +62,8 @@ _MOST_OTHER_STARTS = 3
 # Mass of the modes that the draws do not reach, over the mass that they do reach.  Above this the
 # run was in the wrong place, and is made again from the heaviest of these modes.
 _ELSEWHERE = 100.0
+
+_NUM_VERIFIED = 4  # draws at which the structure of the map is verified
 
 # A function of a random key and a start (or None) that returns the traced target with a start.
 Tracer = Callable[[PRNGKeyArray, Any], Problem]
@@ -311,9 +314,20 @@ class Inference:
                 budget,
             )
             samples = jax.block_until_ready(problem.constrain(x))
+            num_unexplained = self._num_unexplained(weighted, x)
         found = {"corrected": corrected, "samples": samples, "scan": scan, "missed": missed}
+        found["num_unexplained"] = num_unexplained
         drawn = extended(Drawn, weighted, **found, seconds=dict(self.clock.seconds))
         return extended(Result, drawn, messages=report.check(drawn))
+
+    def _num_unexplained(self, weighted: Weighted, x: Any) -> int:
+        """Coordinates with an interaction, at some of the draws, that the structure leaves out."""
+        structure, problem = weighted.fit.structure, weighted.problem
+        if structure is None:
+            return 0
+        draws = np.asarray(x[:_NUM_VERIFIED], problem.start.dtype)
+        rng = numpy_generator(self._key("verification"))
+        return unexplained(problem.potential, structure, draws, np.std(x, axis=0), rng)
 
     def _is_explorable(self, problem: Problem) -> bool:
         """Whether settings and dimension allow a start from a mixture."""

@@ -95,12 +95,15 @@ class Drawn(Weighted):
         samples: the same draws as the model's own sites, `{site: (num_samples, *shape)}`.
         scan: what lines through the draws show; None where there are too few draws.
         missed: modes that the draws do not reach; None where none was found.
+        num_unexplained: coordinates with an interaction, at the draws, that the structure of the
+            map leaves out.
     """
 
     corrected: Corrected
     samples: PyTree
     scan: Scan | None
     missed: Missed | None
+    num_unexplained: int
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ class Result(Drawn):
         samples: the same draws as the model's own sites, `{site: (num_samples, *shape)}`.
         scan: what lines through the draws show; None where there are too few draws.
         missed: modes that the draws do not reach; None where none was found.
+        num_unexplained: coordinates with an interaction, at the draws, that the structure of the
+            map leaves out.
         seconds: wall time of each part of the run in seconds, compilation included.
     """
 

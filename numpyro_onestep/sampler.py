@@ -34,10 +34,9 @@ class OneStep:
     """Posterior draws in one network evaluation each, with a true bound of the log evidence.
 
     Use it like `numpyro.infer.MCMC`: construct it with a model, call `run` with a key and the
-    model's arguments, then `get_samples`.  `run` fits a Gaussian preconditioner, trains a one-step
-    flow on the model's own log density, weighs a pool of draws by their exact density and
-    resamples it.  The method is that of arXiv 2512.05251; docs/method.md says where it differs.
-    A method that reads results raises a RuntimeError while there are none.
+    model's arguments, then `get_samples`.  `run` trains a one-step flow on the model's own log
+    density, weighs a pool of draws by their exact density and resamples it (arXiv 2512.05251;
+    docs/method.md).  A method that reads results raises a RuntimeError while there are none.
 
     Args:
         model: a NumPyro model with continuous latent sites.
@@ -180,8 +179,7 @@ class OneStep:
         """The trained flow as a NumPyro distribution on R^d, before any correction.
 
         Its draws are unconstrained vectors `(*sample_shape, d)`, ordered as
-        `jax.flatten_util.ravel_pytree` orders a dict of the unconstrained sites; `sample` draws the
-        sites themselves.
+        `ravel_pytree` orders a dict of the unconstrained sites; `sample` draws the sites.
         """
         return self._trained().distribution
 
@@ -289,10 +287,7 @@ class OneStep:
 
     @property
     def initial_elbo(self) -> float:
-        """ELBO of the fitted Gaussian or mixture that the flow started from (nats).
-
-        For a Gaussian it is from 512 draws and the highest of several fits, so a little too high.
-        """
+        """ELBO of the fitted Gaussian or mixture that the flow started from, a rough one (nats)."""
         return float(self._trained().fit.elbo)
 
     @property
@@ -337,7 +332,7 @@ class OneStep:
 
     @property
     def losses_by_stage(self) -> dict[str, Float[np.ndarray, " iterations"]]:
-        """The same for each stage of training, `"distillation"` and `"evidence"`."""
+        """The same for each stage of training."""
         return {**self._trained().training.losses_by_stage}
 
     @property

@@ -306,8 +306,8 @@ class Settings:
     def of_structured_map(self, d: int) -> "Settings":
         """The settings of a structured map's training in d dimensions.
 
-        A draw holds many nodes, all of which a batch is informative about, so that fewer draws do.
-        The norm of a force grows with the square root of d.
+        Each draw trains all nodes, so that fewer draws suffice.  The norm of a force grows with the
+        square root of d.
         """
         losses = self.losses
         batch_size = min(losses.batch_size, max(limits.SMALLEST_BATCH, limits.BATCH_NUMBERS // d))

@@ -137,6 +137,17 @@ def doubts(run: Drawn) -> list[Doubt]:
                 6,
             )
         )
+    if run.num_unexplained and not _is_sound(evidence):
+        found.append(
+            Doubt(
+                f"the structure leaves out interactions of {run.num_unexplained} coordinates",
+                f"At the draws {run.num_unexplained} coordinates interact with others in a way "
+                "that the structure of the map leaves out, so that the map cannot follow them. "
+                "Take structure=None (up to some hundred dimensions), or name the sites that "
+                "others depend on, as in structure=['mu', 'tau'].",
+                5,
+            )
+        )
     found += _tail_doubts(evidence, corrected, mixture, modes)
     if corrected.r_hat is not None:
         if not corrected.r_hat < LARGEST_R_HAT:

@@ -1,11 +1,13 @@
 """The one-step map of the nodes: each a scalar map of its own z, given core and parents.
 
 Node i is made as
-    y_i = m_i + sigma_i (z_i e^s + t),
-where m_i is linear in the features u (the core's and the parents' values) and bilinear in parents
-and core, log sigma_i is linear in u, and s and t come from one small network that all nodes share.
-It sees z_i, u, and four numbers of the node's own, its embedding.  With s = t = 0 the node is
-conditionally Gaussian.  The network's last layer starts at zero.
+    y_i = m_i + sigma_i (B_i(z_i) + t_i),
+    sigma_i^-2 = e^{p_1} + e^{p_2},   m_i = sigma_i^2 (e^{g_1} mu_1 + e^{g_2} mu_2).
+The p, g and mu are linear in the core's and the parents' values.  In a hierarchy of normal
+distributions prior and data are two such terms, whether it is centred or not.  The increasing
+function B_i and the shift t_i come from one small network that all nodes share.  It sees the core,
+the parents, and four numbers of the node's own, its embedding.  With B_i(z) = z and t_i = 0 the
+node is conditionally Gaussian.  The network's last layer starts at zero.
 """
 
 from typing import Any, NamedTuple
@@ -20,16 +22,16 @@ from numpyro_onestep._util.random import numpy_generator
 _EDGES = (-2.4, -1.6, -0.8, 0.0, 0.8, 1.6, 2.4)  # of the bins in which a node's map has a slope
 _SHARPNESS = 2.5  # with which slopes pass from bin to bin: 1 / _SHARPNESS is half a bin
 _LARGEST_LOG_SLOPE = 4.0
+_FEW_NODES = 50  # from here on the noise of a step of the network is kept from growing
 _LARGEST_LINEAR = 12.0
 _EMBEDDING = 4
 
 
 class Moved(NamedTuple):
-    """Values of nodes, and the logs and signs of their derivatives in z."""
+    """Values of nodes, and the logs of their derivatives in z, which are positive."""
 
     y: Float[Array, " n"]
     log_slope: Float[Array, " n"]
-    slope: Float[Array, " n"]
 
 
 class SharedNetwork(eqx.Module):
@@ -65,6 +67,8 @@ class SharedNetwork(eqx.Module):
             + self.embedding[rows] @ self.of_embedding.T
         )
         out = jax.nn.silu(before) @ self.last.T / len(self.bias) ** 0.5
+        # So many nodes share the network that a step of its parameters counts as often.
+        out = out / max(1.0, len(self.embedding) / _FEW_NODES) ** 0.5
         return _LARGEST_LOG_SLOPE * jnp.tanh(out[:, 1:] / _LARGEST_LOG_SLOPE), out[:, 0]
 
 
@@ -93,7 +97,7 @@ def core_unit(core: Float[Array, " g"]) -> float:
 
 
 class LogLinear(eqx.Module):
-    """For each node and each of two terms, exp(constant + slope . core + slope . parents)."""
+    """For each node two terms exp(constant + slope . core + slope . parents), as logs."""
 
     constant: Float[Array, "n 2"]
     of_core: Float[Array, "n 2 g"]
@@ -138,10 +142,10 @@ class Conditional(eqx.Module):
         mean, log_scale, around = self._gaussian(core, nodes, rows)
         scale = jnp.exp(log_scale)
         if self.network is None:
-            return Moved(mean + scale * z, log_scale, jnp.ones_like(z))
+            return Moved(mean + scale * z, log_scale)
         log_slopes, shift = self.network(core, around, rows)
         bent, slope = bend(z, log_slopes)
-        return Moved(mean + scale * (bent + shift), log_scale + jnp.log(slope), slope)
+        return Moved(mean + scale * (bent + shift), log_scale + jnp.log(slope))
 
     def gaussian_inverse(
         self, core: Float[Array, " g"], nodes: Float[Array, " n"]

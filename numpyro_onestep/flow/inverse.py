@@ -147,7 +147,7 @@ def _invert_nodes(flow: StructuredMap, y: Float[Array, " d"]) -> Inverse:
         index, z, _ = state
         at = moved(frozen, z, fixed)
         miss = at.y - fixed[g:]
-        step = miss / (jnp.sign(at.slope) * jnp.exp(at.log_slope))
+        step = miss / jnp.exp(at.log_slope)
         candidates = z - fractions[:, None] * step
         errors = jnp.abs(jax.vmap(lambda z: moved(frozen, z, fixed).y)(candidates) - fixed[g:])
         errors = jnp.where(jnp.isfinite(errors), errors, jnp.inf)
@@ -168,7 +168,7 @@ def _invert_nodes(flow: StructuredMap, y: Float[Array, " d"]) -> Inverse:
     # derivatives in y and in the parameters.
     for _ in range(2):
         at = moved(flow, z, y)
-        z = z - (at.y - y[g:]) / (jnp.sign(at.slope) * jnp.exp(at.log_slope))
+        z = z - (at.y - y[g:]) / jnp.exp(at.log_slope)
     return Inverse(z, found)
 
 

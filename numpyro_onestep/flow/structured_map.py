@@ -68,7 +68,6 @@ class StructuredMap(AbstractFlowMap):
         g = self.num_core
         core, log_det, sign = self.core.volume(z[:g], num_steps)
         nodes = self._levels(z[g:], core)
-        sign = jnp.minimum(sign, jnp.min(jnp.sign(nodes.slope)))
         y = jnp.concatenate([core, nodes.y])
         return Volume(y, log_det + jnp.sum(nodes.log_slope), sign)
 
@@ -81,9 +80,9 @@ class StructuredMap(AbstractFlowMap):
     ) -> Score:
         """The image of z, and the score of its distribution there, from the score at z.
 
-        With log q(y) = sum_i [ log n(z_i) - log|slope_i| ], z_i a function of y_i and of its
+        With log q(y) = sum_i [ log n(z_i) - log slope_i ], z_i a function of y_i and of its
         features, the gradient in y_i is c_i = (d log q / d z_i) / slope_i, and the gradient in a
-        feature is that of -log|slope_i| less c_i times that of the map.
+        feature is that of -log slope_i less c_i times that of the map.
         """
         g = self.num_core
         of_core = self.core.score(z[:g], score[:g], num_steps)
@@ -91,20 +90,19 @@ class StructuredMap(AbstractFlowMap):
 
         def both(z, core, nodes):
             moved = self.nodes(z, core, nodes, slice(None))
-            return (moved.y, moved.log_slope), moved.slope
+            return moved.y, moved.log_slope
 
-        (_, log_slope), pull_back, slope = jax.vjp(both, z[g:], of_core.y, nodes, has_aux=True)
+        (_, log_slope), pull_back = jax.vjp(both, z[g:], of_core.y, nodes)
         zero, one = jnp.zeros_like(nodes), jnp.ones_like(nodes)
         in_z, *in_features = pull_back((zero, -one))
-        along = (score[g:] + in_z) * jnp.sign(slope) * jnp.exp(-log_slope)
+        along = (score[g:] + in_z) * jnp.exp(-log_slope)
         _, *in_map = pull_back((along, zero))
         in_core, in_nodes = (a - b for a, b in zip(in_features, in_map, strict=True))
-        sign = jnp.minimum(of_core.sign, jnp.min(jnp.sign(slope)))
         return Score(
             jnp.concatenate([of_core.y, nodes]),
             jnp.concatenate([of_core.score + in_core, along + in_nodes]),
             of_core.log_det + jnp.sum(log_slope),
-            sign,
+            of_core.sign,
         )
 
     def _levels(self, z: Float[Array, " n"], core: Float[Array, " g"]) -> Moved:

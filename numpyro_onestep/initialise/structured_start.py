@@ -1,4 +1,4 @@
-"""The structured map before training: with its preconditioner it has the fitted Gaussian's law."""
+"""The structured map before training: the conditional means and scales of the fitted Gaussian."""
 
 from typing import Any
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-# Most parents that are no members of the core.  Coordinates with more interactions than this are
-# the model's globals, and join the core.
+# Most neighbours of a coordinate that is eliminated.  Where none has so few, the one of most
+# neighbours joins the core.
 _MOST_PARENTS = 8
 # Largest core.  The map of the core is dense, so its cost grows with the square of its size.
 _LARGEST_CORE = 160
@@ -48,10 +48,10 @@ def eliminate(neighbours: list[set[int]], core: Iterable[int] = ()) -> Eliminati
         core: coordinates that are in the core in any case. Default none.
     """
     d = len(neighbours)
-    # The core that a first pass finds is too small for the rounds before its last member joined, so
-    # a second pass begins with it.
-    first = _pass(neighbours, set(core))
-    second = None if first is None else _pass(neighbours, first[0])
+    # In the first pass members join the core between rounds, and rounds before did not know of
+    # them.  So a second pass begins with all of them.
+    first = _pass(neighbours, set(core), most_levels=d)
+    second = None if first is None else _pass(neighbours, first[0], _MOST_LEVELS)
     if second is None:
         return None
     core, levels, parents, core_parents = second
@@ -59,6 +59,9 @@ def eliminate(neighbours: list[set[int]], core: Iterable[int] = ()) -> Eliminati
         core |= set(levels.pop())
     if 2 * len(core) > d:
         return None
+    if not core:  # all are independent of each other, or nearly; the map needs a core
+        core = {levels[-1].pop()}
+        levels = [level for level in levels if level]
     order = np.array(sorted(core), dtype=np.int64)
     outside = [i for level in levels for i in level]
     return Elimination(
@@ -69,7 +72,7 @@ def eliminate(neighbours: list[set[int]], core: Iterable[int] = ()) -> Eliminati
     )
 
 
-def _pass(neighbours, core):
+def _pass(neighbours, core, most_levels):
     d = len(neighbours)
     core, levels = set(core), []
     graph: dict[int, set[int]] = {i: neighbours[i] - core for i in range(d) if i not in core}
@@ -78,9 +81,9 @@ def _pass(neighbours, core):
     largest = min(_LARGEST_CORE, d)
     while graph:
         level = _independent(graph)
-        if not level or (len(levels) >= _MOST_LEVELS and len(graph) > 0):
+        if not level or len(levels) >= most_levels:
             hub = max(graph, key=lambda i: (len(graph[i]), -i))
-            if len(core) >= largest or len(levels) >= _MOST_LEVELS + largest:
+            if len(core) >= largest:
                 return None
             core.add(hub)
             for i in graph.pop(hub):

@@ -40,7 +40,7 @@ _MOST_HUBS = 150
 def interactions(
     potential: Any, start: Float[Any, " d"], rng_key: PRNGKeyArray
 ) -> list[set[int]] | None:
-    """For each coordinate the others that it interacts with; None where nearly all do.
+    """For each coordinate the others that it interacts with; None where the graph is dense.
 
     Args:
         potential: U, a function of x in R^d.
@@ -49,15 +49,17 @@ def interactions(
     """
     rng = numpy_generator(rng_key)
     d = start.size
-    graph: list[set[int]] | None = [set() for _ in range(d)]
+    graph: list[set[int]] = [set() for _ in range(d)]
+    seen = 0
     for index in range(_NUM_POINTS):
         point = start + (index > 0) * _DISTANCE * rng.standard_normal(d)
         products = partial(hessian_products, potential, point.astype(start.dtype))
         found = _by_columns(products, d) if d <= _ALL_COLUMNS else _by_sketch(products, d, rng)
         if found is None:
-            return None
+            continue  # this point says nothing
+        seen += 1
         graph = [mine | more for mine, more in zip(graph, found, strict=True)]
-    return graph
+    return graph if seen else None
 
 
 def hessian_products(
@@ -86,7 +88,7 @@ def _products(
 def _by_columns(products, d: int) -> list[set[int]] | None:
     hessian = products(np.eye(d))
     if not np.isfinite(hessian).all():
-        return [set() for _ in range(d)]  # this point says nothing
+        return None
     scale = np.sqrt(np.abs(np.diagonal(hessian)))
     scale = np.where(scale > 0, scale, scale[scale > 0].min(initial=1.0))
     linked = np.abs(hessian) > _ROUNDING * np.outer(scale, scale)
@@ -97,19 +99,18 @@ def _by_columns(products, d: int) -> list[set[int]] | None:
 
 def _by_sketch(products, d: int, rng: np.random.Generator) -> list[set[int]] | None:
     columns = rng.choice(d, _COLUMNS, replace=False)
-    unit = np.zeros((_COLUMNS, d))
-    unit[np.arange(_COLUMNS), columns] = 1.0
-    seen = products(unit)
-    if not np.isfinite(seen).all():
-        return [set() for _ in range(d)]
-    hubs = np.flatnonzero((seen != 0).mean(0) > _HUB)
+    seen = products(_unit(columns, d))
+    # The largest entries of rows, roughly, against which rounding errors are told.
+    size = np.abs(products(_members(rng, d)[0])).max(0)
+    if not (np.isfinite(seen).all() and np.isfinite(size).all()):
+        return None
+    hubs = np.flatnonzero(_counts(seen, columns, size).mean(0) > _HUB)
     if len(hubs) > _MOST_HUBS:
         return None
     graph: list[set[int]] = [set() for _ in range(d)]
-    unit = np.zeros((len(hubs), d))
-    unit[np.arange(len(hubs)), hubs] = 1.0
+    unit = _unit(hubs, d)
     of_hubs = products(unit) if len(hubs) else unit
-    for hub, row in zip(hubs.tolist(), of_hubs, strict=True):
+    for hub, row in zip(hubs.tolist(), _counts(of_hubs, hubs, size), strict=True):
         for j in np.flatnonzero(row).tolist():
             if j != hub:
                 graph[hub].add(j)
@@ -118,29 +119,49 @@ def _by_sketch(products, d: int, rng: np.random.Generator) -> list[set[int]] | N
     others[hubs] = False
     for _ in range(_REPEATS):
         before = _num_edges(graph)
-        _decode(graph, products, others, rng)
+        _decode(graph, products, others, size, rng)
         if _num_edges(graph) == before:
             break
     return graph
+
+
+def _unit(which, d: int) -> Float[np.ndarray, "m d"]:
+    """Unit vectors."""
+    unit = np.zeros((len(which), d))
+    unit[np.arange(len(which)), which] = 1.0
+    return unit
+
+
+def _counts(columns, which, size):
+    """Which entries of some of the Hessian's columns are more than rounding errors."""
+    own = np.abs(columns[np.arange(len(which)), which]) if len(which) else np.zeros(0)
+    own = np.maximum(own, np.abs(columns).max(1, initial=0.0))
+    return np.abs(columns) > _ROUNDING * np.sqrt(own[:, None] * size)
+
+
+def _members(rng: np.random.Generator, d: int):
+    """Random subsets of the coordinates as vectors of random values, and each one's subset."""
+    subset = rng.integers(_SUBSETS, size=d)
+    value = rng.uniform(0.5, 1.5, d) * rng.choice([-1.0, 1.0], d)
+    return (subset == np.arange(_SUBSETS)[:, None]) * value, subset
 
 
 def _num_edges(graph: list[set[int]]) -> int:
     return sum(len(around) for around in graph)
 
 
-def _decode(graph, products, others, rng) -> None:
+def _decode(graph, products, others, size, rng) -> None:
     """Add the edges between coordinates outside of the hubs that one repetition shows."""
     d = len(others)
-    subset = rng.integers(_SUBSETS, size=d)
-    value = rng.uniform(0.5, 1.5, d) * rng.choice([-1.0, 1.0], d) * others
+    member, subset = _members(rng, d)
+    member = member * others
     label = rng.uniform(1.0, 2.0, d)
     by_label = np.argsort(label)
     sorted_labels = label[by_label]
-    member = (subset == np.arange(_SUBSETS)[:, None]) * value
     plain, labelled = products(member), products(member * label)
     check = rng.uniform(1.0, 2.0, d)
     checked = products(member * check)
-    rows_of, js = np.nonzero((plain != 0) & others)
+    rows_of, js = np.nonzero((np.abs(plain) > _ROUNDING * size) & others)
     ratio = labelled[rows_of, js].astype(np.float64) / plain[rows_of, js]
     second = checked[rows_of, js].astype(np.float64) / plain[rows_of, js]
     # Of the members of the subset the one with this label is the neighbour, if there is only one.

@@ -24,7 +24,9 @@ class Structure:
         ends: where each level ends, counted in nodes.
         parents: for each node its parents among the nodes; 0 where there is none.
         has_parent: whether each entry of `parents` is one.
-        has_core: for each node, which members of the core it depends on.
+        has_core: for each node, which members of the core it depends on, in whitened coordinates
+            of the core. These mix its members by a lower triangle, so that a node that depends on
+            one member depends on its whitened coordinate and on those before it.
     """
 
     order: Int[np.ndarray, " d"]
@@ -76,7 +78,7 @@ def _arranged(found: Elimination) -> Structure:
     for k, i in enumerate(nodes):
         own = [index[j] for j in found.parents[i]]
         parents[k, : len(own)], has_parent[k, : len(own)] = own, True
-        has_core[k, [core_index[j] for j in found.core_parents[i]]] = True
+        has_core[k, : 1 + max((core_index[j] for j in found.core_parents[i]), default=-1)] = True
     ends = tuple(np.cumsum([len(level) for level in found.levels]).tolist())
     order = np.concatenate([found.core, np.array(nodes, dtype=np.int64)])
     return Structure(order, len(core_index), ends, parents, has_parent, has_core)
@@ -97,7 +99,7 @@ def _words(structure: Structure) -> str:
         blocks = f"{counts[0]} block{'s' * int(counts[0] > 1)} of {sizes[0]}"
     else:
         blocks = f"{counts.sum()} blocks of {sizes[0]} to {sizes[-1]}"
-    return f"{g} globals, {blocks}{levels}"
+    return f"{g} global{'s' * int(g > 1)}, {blocks}{levels}"
 
 
 def _root(block: np.ndarray, i: int) -> int:

@@ -288,11 +288,13 @@ def run_chunk(
         flow, teacher, opt_state, scale, chains = carry
         rate, key = inputs
 
-        def total(flow):
-            student = distribution.with_flow(as_flow(flow))
+        def total(student):
+            student = distribution.with_flow(student)
             return losses(stage, student, as_flow(teacher), chains, potential, key, settings)
 
-        gradient, (records, chains) = jax.grad(total, has_aux=True)(flow)
+        # By the separate arrays: the gradient of a slice would be as long as the whole vector.
+        gradients, (records, chains) = eqx.filter_grad(total, has_aux=True)(as_flow(flow))
+        gradient, _ = ravel_pytree(gradients)
         # A gradient that is not finite is replaced by zero.
         finite = jnp.all(jnp.isfinite(gradient))
         updates, opt_state = optimiser.update(jnp.where(finite, gradient, 0.0), opt_state)

@@ -91,7 +91,7 @@ def elbo_loss(
     finite = jnp.all(jnp.isfinite(force), axis=1) & jnp.isfinite(weight)
     inwards = y / jnp.maximum(jnp.linalg.norm(y, axis=1, keepdims=True), 1e-30)
     inwards *= force_clip if math.isfinite(force_clip) else 1.0
-    limit = jax.vmap(partial(_limit, largest=force_clip))
+    limit: Any = jax.vmap(partial(_limit, largest=force_clip))
     force = jnp.where(finite[:, None], limit(force), inwards)
     force = jnp.where(sign[:, None] < 0, 0.0, force)
     gradient, latent = jax.lax.stop_gradient(pull_back(force.astype(y.dtype)))
