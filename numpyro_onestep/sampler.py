@@ -35,8 +35,8 @@ class OneStep:
 
     Use it like `numpyro.infer.MCMC`: construct it with a model, call `run` with a key and the
     model's arguments, then `get_samples`.  `run` trains a one-step flow on the model's own log
-    density, weighs a pool of draws by their exact density and resamples it (arXiv 2512.05251;
-    docs/method.md).  A method that reads results raises a RuntimeError while there are none.
+    density, weighs a pool of draws by their exact density and resamples it (docs/method.md).
+    A method that reads results raises a RuntimeError while there are none.
 
     Args:
         model: a NumPyro model with continuous latent sites.
@@ -178,8 +178,7 @@ class OneStep:
     def get_posterior(self) -> FlowDistribution:
         """The trained flow as a NumPyro distribution on R^d, before any correction.
 
-        Its draws are unconstrained vectors `(*sample_shape, d)`, ordered as
-        `ravel_pytree` orders a dict of the unconstrained sites; `sample` draws the sites.
+        Its draws are vectors `(*sample_shape, d)` in the order of `ravel_pytree`.
         """
         return self._trained().distribution
 
@@ -292,7 +291,7 @@ class OneStep:
 
     @property
     def log_evidence(self) -> float:
-        """Log of the mean Pareto-smoothed weight of the pool (nats): an estimate of log Z."""
+        """Log of the mean Pareto-smoothed weight of the pool (nats)."""
         return self.result.evidence.log_evidence
 
     @property

@@ -44,7 +44,8 @@ def find_structure(problem: Problem, settings: Settings, rng_key: PRNGKeyArray) 
     plain = settings.losses.elbo_weight and not settings.schedule.num_distillation_steps
     if wanted is None or settings.draws.multimodal or not plain:
         return None
-    if problem.start.size < limits.STRUCTURED_MAP:
+    fewest = limits.STRUCTURED_MAP if wanted == "auto" else limits.SMALLEST_STRUCTURED_MAP
+    if problem.start.size < fewest:
         return None
     graph = interactions(problem.potential, problem.start, stream(rng_key, "structure"))
     return None if graph is None else structure_of(graph, core)

@@ -246,8 +246,6 @@ def test_values_that_are_not_finite_are_said_so():
     sampler = OneStep(potential_fn=broken, **QUICK)
     found = collect(sampler, init_params=jnp.zeros(2))
     assert any("not a number" in text for text in found)
-    # The mass below the cut of a standard normal in two dimensions.
-    assert sampler.elbo < jnp.log(2 * jnp.pi) + jax.scipy.stats.norm.logcdf(2.0)
     assert jnp.all(jnp.isfinite(sampler.get_samples()))
 
 

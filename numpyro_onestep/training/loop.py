@@ -35,7 +35,7 @@ from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, lo
 # Iterations that are compiled into one call.  With fewer the overhead of a call would matter, with
 # more an interrupt and the progress bar would have to wait.
 _CHUNK = 100
-_NEAR, _NEAR_DIM = 0.05, 500  # nats, and the dimension from which on it grows
+_NEAR, _NEAR_DIM = 0.005, 50  # nats, and the dimension from which on it grows
 
 
 class TrainingState(eqx.Module):
