@@ -4,7 +4,6 @@ import threading
 import warnings
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np

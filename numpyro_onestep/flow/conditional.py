@@ -147,12 +147,17 @@ class Conditional(eqx.Module):
         bent, slope = bend(z, log_slopes)
         return Moved(mean + scale * (bent + shift), log_scale + jnp.log(slope))
 
-    def gaussian_inverse(
+    def bracket(
         self, core: Float[Array, " g"], nodes: Float[Array, " n"]
-    ) -> Float[Array, " n"]:
-        """The z of all nodes if the network did nothing: where the inverse starts to search."""
+    ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        """A z for each node near that of its value, and how far away that may be.
+
+        The first is exact if the network does nothing; the slope is at least e^-4 of the scale.
+        """
         mean, log_scale, _ = self._gaussian(core, nodes, slice(None))
-        return (nodes - mean) * jnp.exp(-log_scale)
+        z = (nodes - mean) * jnp.exp(-log_scale)
+        miss = (self(z, core, nodes, slice(None)).y - nodes) * jnp.exp(-log_scale)
+        return z, 1e-3 + jnp.exp(_LARGEST_LOG_SLOPE) * jnp.abs(miss)
 
     def _gaussian(self, core, nodes, rows):
         """Means and log scales of the conditional Gaussians, and the values of the parents."""

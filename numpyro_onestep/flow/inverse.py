@@ -16,6 +16,7 @@ from numpyro_onestep.flow.flow_map import AbstractFlowMap, FlowMap
 from numpyro_onestep.flow.structured_map import StructuredMap
 
 _MOST_ITERATIONS = 60  # of Newton's method, for each flow step
+_MOST_NODE_ITERATIONS = 200  # of that for nodes, which cost little; where bent, some are bisections
 # Fractions of Newton's step that are tried; the one whose image is nearest to the point is taken.
 # The whole step alone can overshoot where the map bends much.
 _FRACTIONS = (1.0, 0.5, 0.2, 0.05)
@@ -141,29 +142,30 @@ def _invert_nodes(flow: StructuredMap, y: Float[Array, " d"]) -> Inverse:
         return flow.nodes(z, y[:g], y[g:], slice(None))
 
     fixed, frozen = jax.lax.stop_gradient(y), jax.lax.stop_gradient(flow)
-    fractions = jnp.asarray(_FRACTIONS, y.dtype)
 
     def newton(state):
-        index, z, _ = state
+        index, z, low, high, _ = state
         at = moved(frozen, z, fixed)
         miss = at.y - fixed[g:]
-        step = miss / jnp.exp(at.log_slope)
-        candidates = z - fractions[:, None] * step
-        errors = jnp.abs(jax.vmap(lambda z: moved(frozen, z, fixed).y)(candidates) - fixed[g:])
-        errors = jnp.where(jnp.isfinite(errors), errors, jnp.inf)
-        best = jnp.argmin(errors, axis=0)
-        better = jnp.take_along_axis(errors, best[None], 0)[0] < jnp.abs(miss)
-        new = jnp.take_along_axis(candidates, best[None], 0)[0]
-        return index + 1, jnp.where(better, new, z), jnp.any(better)
+        low, high = jnp.where(miss < 0, z, low), jnp.where(miss < 0, high, z)
+        new = z - miss * jnp.exp(-at.log_slope)
+        # The map increases, so a step out of the bracket is replaced by its middle.
+        new = jnp.where((new > low) & (new < high), new, 0.5 * (low + high))
+        new = jnp.where(miss == 0, z, new)
+        return index + 1, new, low, high, jnp.any(new != z)
 
     def go_on(state):
-        index, _, better = state
-        return (index < _MOST_ITERATIONS) & better
+        index, *_, moving = state
+        return (index < _MOST_NODE_ITERATIONS) & moving
 
-    start = frozen.nodes.gaussian_inverse(fixed[:g], fixed[g:])
-    _, z, _ = jax.lax.while_loop(go_on, newton, (0, start, jnp.asarray(True)))
+    start, within = frozen.nodes.bracket(fixed[:g], fixed[g:])
+    state = 0, start, start - within, start + within, jnp.asarray(True)
+    _, z, *_ = jax.lax.while_loop(go_on, newton, state)
     z: Any = jax.lax.stop_gradient(z)
-    found = _is_near(moved(frozen, z, fixed).y, fixed[g:])
+    at = moved(frozen, z, fixed)
+    # Each node is judged by its own size: beside one that is far out all others would pass.
+    size = 1 + jnp.abs(fixed[g:]) + (1 + jnp.abs(z)) * jnp.exp(at.log_slope)
+    found = jnp.all(jnp.abs(at.y - fixed[g:]) < _ROUND_TRIP * jnp.finfo(y.dtype).eps * size)
     # Two steps of Newton's method from the solution stay there, and have its first and second
     # derivatives in y and in the parameters.
     for _ in range(2):

@@ -125,7 +125,7 @@ def _slopes(potential, gaussian: StructuredGaussian, by: Colouring, rng, dtype):
             logs.append(-2 * np.log(of_precision(structure, gaussian.loc, there).sd))
         slopes[:, j] = (logs[0] - logs[1]) / (2 * _ASIDE)
     slopes = np.where(np.isfinite(slopes), slopes, 0.0)
-    return np.clip(slopes, -_LARGEST_SLOPE, _LARGEST_SLOPE) * structure.has_core
+    return np.clip(slopes, -_LARGEST_SLOPE, _LARGEST_SLOPE) * structure.sees_core
 
 
 def _pairs(rng: np.random.Generator, num: int, d: int) -> Float[np.ndarray, "n d"]:

@@ -77,7 +77,7 @@ def map_of(
     if width:
         network = SharedNetwork(n, g, p, width, stream(rng_key, "network"), dtype)
     nodes = Conditional(
-        *jax.device_put([structure.parents, structure.has_parent, structure.has_core]),
+        *jax.device_put([structure.parents, structure.has_parent, structure.sees_core]),
         precision=precision,
         gain=gain,
         mean=twice(np.zeros(n)),

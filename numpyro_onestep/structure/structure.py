@@ -24,9 +24,7 @@ class Structure:
         ends: where each level ends, counted in nodes.
         parents: for each node its parents among the nodes; 0 where there is none.
         has_parent: whether each entry of `parents` is one.
-        has_core: for each node, which members of the core it depends on, in whitened coordinates
-            of the core. These mix its members by a lower triangle, so that a node that depends on
-            one member depends on its whitened coordinate and on those before it.
+        has_core: for each node, which members of the core it depends on.
     """
 
     order: Int[np.ndarray, " d"]
@@ -45,6 +43,15 @@ class Structure:
     def levels(self) -> list[slice]:
         """The nodes of each level."""
         return [slice(a, b) for a, b in pairwise((0, *self.ends))]
+
+    @property
+    def sees_core(self) -> Bool[np.ndarray, "n g"]:
+        """For each node, which whitened coordinates of the core it depends on.
+
+        Whitening mixes the members by a lower triangle, so that a member depends on its own
+        whitened coordinate and on those before it.
+        """
+        return np.logical_or.accumulate(self.has_core[:, ::-1], axis=1)[:, ::-1]
 
     @cached_property
     def place(self) -> Int[np.ndarray, " d"]:
@@ -78,7 +85,7 @@ def _arranged(found: Elimination) -> Structure:
     for k, i in enumerate(nodes):
         own = [index[j] for j in found.parents[i]]
         parents[k, : len(own)], has_parent[k, : len(own)] = own, True
-        has_core[k, : 1 + max((core_index[j] for j in found.core_parents[i]), default=-1)] = True
+        has_core[k, [core_index[j] for j in found.core_parents[i]]] = True
     ends = tuple(np.cumsum([len(level) for level in found.levels]).tolist())
     order = np.concatenate([found.core, np.array(nodes, dtype=np.int64)])
     return Structure(order, len(core_index), ends, parents, has_parent, has_core)
