@@ -92,9 +92,9 @@ def elbo_loss(
     inwards = y / jnp.maximum(jnp.linalg.norm(y, axis=1, keepdims=True), 1e-30)
     inwards *= force_clip if math.isfinite(force_clip) else 1.0
     limit: Any = jax.vmap(partial(_limit, largest=force_clip))
-    force = jnp.where(finite[:, None], limit(force), inwards)
-    force = jnp.where(sign[:, None] < 0, 0.0, force)
-    gradient, latent = jax.lax.stop_gradient(pull_back(force.astype(y.dtype)))
+    pushed: Any = jnp.where(finite[:, None], limit(force), inwards)
+    pushed = jnp.where(sign[:, None] < 0, 0.0, pushed)
+    gradient, latent = jax.lax.stop_gradient(pull_back(pushed.astype(y.dtype)))
     products = jax.tree.map(lambda g, p: jnp.sum(g * p), gradient, parameters)
     surrogate = jax.tree.reduce(jnp.add, products) / len(z)
     return surrogate, DrawWeights(*jax.lax.stop_gradient((weight, sign, limit(latent))))
