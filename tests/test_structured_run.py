@@ -204,6 +204,7 @@ def test_arviz_sees_the_draws(sampler):
     assert data["log_likelihood"]["y"].shape == (1, 1000, GROUPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correction", ["imh", "nuts", None])
 def test_every_correction_works_on_a_structured_map(of_groups, correction):
     sampler = run(centred, group_data(), correction=correction)
@@ -234,6 +235,7 @@ def test_a_structure_that_is_none_is_refused(structure):
         OneStep(centred, structure=structure)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
 @pytest.mark.parametrize(
     "settings",
