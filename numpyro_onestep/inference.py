@@ -26,7 +26,6 @@ from numpyro_onestep.corrections.none import NoCorrection
 from numpyro_onestep.diagnostics import report
 from numpyro_onestep.diagnostics.doubts import folds, is_good
 from numpyro_onestep.flow import (
-    AbstractFlowMap,
     FlowDistribution,
     PreconditionedPotential,
 )
@@ -209,7 +208,7 @@ class Inference:
         else:
             settings = settings.of_structured_map(start.size)
         fit = starts.shapes_of_fit(problem, structure, settings, self._dtype, key)
-        flow, num_steps = next(starts.untrained_maps(fit, settings, self._dtype, key, []))
+        flow, num_steps = next(starts.untrained_maps(fit, settings, self._dtype, key))
         distribution = FlowDistribution(flow, fit.preconditioner, num_steps=num_steps)
         preconditioned = PreconditionedPotential(potential, fit.preconditioner)
         loop.compile_ahead(distribution, preconditioned, key, settings)
@@ -248,8 +247,9 @@ class Inference:
         settings, d = self.settings, problem.start.size
         if fit.structure is not None:
             settings = settings.of_structured_map(d)
-        trained_maps: list[AbstractFlowMap] = []
-        maps = starts.untrained_maps(fit, settings, self._dtype, self.rng_key, trained_maps)
+        maps = starts.untrained_maps(
+            fit, settings, self._dtype, self.rng_key, lambda: attempts[-1].training.flow
+        )
         for untrained, num_steps in maps:
             start = FlowDistribution(untrained, fit.preconditioner, fit.base, num_steps)
             with self.clock.part("training"):
@@ -258,7 +258,6 @@ class Inference:
             trained = Trained(problem, fit, training, num_steps, dict(self.clock.seconds))
             # From here on an interrupt or an error does not lose the trained flow.
             self.keep(trained)
-            trained_maps.append(training.flow)
             attempts.append(self._weighted(trained, self._key("pool")))
             if training.interrupted or _is_enough(attempts[-1].evidence):
                 break

@@ -1,6 +1,6 @@
 """What training starts from: the structure of the target, and untrained maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -91,7 +91,11 @@ def _as_fit(found: StructuredFit, problem: Problem, settings: Settings, dtype, r
 
 
 def untrained_maps(
-    fit: Fit, settings: Settings, dtype: Any, rng_key: PRNGKeyArray, trained: Sequence[Any]
+    fit: Fit,
+    settings: Settings,
+    dtype: Any,
+    rng_key: PRNGKeyArray,
+    last_trained: Callable[[], Any] = lambda: None,
 ) -> Iterator[tuple[AbstractFlowMap, int]]:
     """The maps to train one after the other, until one is enough, and their numbers of steps.
 
@@ -100,7 +104,7 @@ def untrained_maps(
         settings: all settings of the sampler.
         dtype: type of the maps' numbers.
         rng_key: a JAX random key.
-        trained: a list to which the caller adds each map when it is trained.
+        last_trained: returns the map that was trained last, for a map that goes on from it.
     """
     if not isinstance(fit.flow, StructuredMap):
         d = fit.preconditioner.loc.size
@@ -111,7 +115,7 @@ def untrained_maps(
         return
     num_steps = settings.draws.num_flow_steps or 1
     yield fit.flow, num_steps
-    flow = trained[-1]
+    flow = last_trained()
     if flow.nodes.network is None:
         key = stream(rng_key, "network of the nodes")
         yield flow.with_network(limits.NODE_WIDTH, key), num_steps

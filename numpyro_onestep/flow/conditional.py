@@ -23,7 +23,7 @@ _EDGES = (-2.4, -1.6, -0.8, 0.0, 0.8, 1.6, 2.4)  # of the bins in which a node's
 _SHARPNESS = 2.5  # with which slopes pass from bin to bin: 1 / _SHARPNESS is half a bin
 _LARGEST_LOG_SLOPE = 4.0
 _FEW_NODES = 50  # from here on the noise of a step of the network is kept from growing
-_LARGEST_LINEAR = 12.0
+_LARGEST_EXPONENT = 24.0
 _EMBEDDING = 4
 
 
@@ -87,28 +87,33 @@ def bend(
     return value, slopes[:, 0] + jnp.sum(jumps * jax.nn.sigmoid(scaled), 1)
 
 
-def core_unit(core: Float[Array, " g"]) -> float:
-    """The unit in which slopes in the core are stored: the root of the core's size.
+def core_unit(g: int) -> float:
+    """The unit in which slopes in a core of g members are stored: the root of its size.
 
     The noise of a step of Adam is as large in each parameter, so that without this unit its sum
     over the core would grow with the core's size.
     """
-    return max(1, core.size) ** 0.5
+    return max(1, g) ** 0.5
 
 
-class LogLinear(eqx.Module):
-    """For each node two terms exp(constant + slope . core + slope . parents), as logs."""
+class Linear(eqx.Module):
+    """For each node two terms constant + slope . core + slope . parents."""
 
     constant: Float[Array, "n 2"]
     of_core: Float[Array, "n 2 g"]
     of_parents: Float[Array, "n 2 p"]
 
-    def log(self, core, around, rows, has_core):
-        """The logs, `(m, 2)`."""
-        of_core = jnp.where(has_core[:, None], self.of_core[rows], 0.0) @ (core / core_unit(core))
-        of_parents = jnp.sum(self.of_parents[rows] * around[:, None], 2)
-        total = self.constant[rows] + of_core + of_parents
-        return jnp.clip(total, -2 * _LARGEST_LINEAR, 2 * _LARGEST_LINEAR)
+    def __call__(
+        self,
+        core: Float[Array, " g"],
+        around: Float[Array, "m p"],
+        rows: slice,
+        sees_core: Bool[Array, "m g"],
+    ) -> Float[Array, "m 2"]:
+        """The two terms of the nodes of a slice."""
+        slopes = jnp.where(sees_core[:, None], self.of_core[rows], 0.0)
+        of_core = slopes @ (core / core_unit(core.size))
+        return self.constant[rows] + of_core + jnp.sum(self.of_parents[rows] * around[:, None], 2)
 
 
 class Conditional(eqx.Module):
@@ -116,12 +121,10 @@ class Conditional(eqx.Module):
 
     parents: Int[Array, "n p"]
     has_parent: Bool[Array, "n p"]
-    has_core: Bool[Array, "n g"]
-    precision: LogLinear
-    gain: LogLinear
-    mean: Float[Array, "n 2"]
-    mean_core: Float[Array, "n 2 g"]
-    mean_parents: Float[Array, "n 2 p"]
+    sees_core: Bool[Array, "n g"]
+    precision: Linear  # the logs p
+    gain: Linear  # the logs g
+    mean: Linear
     network: SharedNetwork | None
 
     def __call__(
@@ -136,7 +139,7 @@ class Conditional(eqx.Module):
         Args:
             z: base draws of these nodes.
             core: the core's values.
-            nodes: values of the nodes made so far, all parents among them.
+            nodes: values of the nodes made so far, all parents among them; empty at first.
             rows: which nodes.
         """
         mean, log_scale, around = self._gaussian(core, nodes, rows)
@@ -161,16 +164,16 @@ class Conditional(eqx.Module):
 
     def _gaussian(self, core, nodes, rows):
         """Means and log scales of the conditional Gaussians, and the values of the parents."""
-        has, of_core = self.has_parent[rows], self.has_core[rows]
-        around: Any = jnp.where(has, nodes[self.parents[rows]], 0.0) if has.shape[1] else has
-        around = around.astype(core.dtype)
-        log_precisions = self.precision.log(core, around, rows, of_core)
-        log_precision = jax.nn.logsumexp(log_precisions, axis=1)
-        gains = self.gain.log(core, around, rows, of_core)
-        means = (
-            self.mean[rows]
-            + jnp.where(of_core[:, None], self.mean_core[rows], 0.0) @ (core / core_unit(core))
-            + jnp.sum(self.mean_parents[rows] * around[:, None], 2)
-        )
-        mean = jnp.sum(jnp.exp(gains - log_precision[:, None]) * means, 1)
+        has, sees_core = self.has_parent[rows], self.sees_core[rows]
+        around: Any = jnp.zeros(has.shape, core.dtype)
+        if nodes.size:
+            around = jnp.where(has, nodes[self.parents[rows]], around)
+
+        def log(exponent):
+            values = exponent(core, around, rows, sees_core)
+            return jnp.clip(values, -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
+
+        log_precision = jax.nn.logsumexp(log(self.precision), axis=1)
+        means = self.mean(core, around, rows, sees_core)
+        mean = jnp.sum(jnp.exp(log(self.gain) - log_precision[:, None]) * means, 1)
         return mean, -0.5 * log_precision, around

@@ -38,14 +38,14 @@ class StructuredMap(AbstractFlowMap):
     @property
     def num_core(self) -> int:
         """Size of the core."""
-        return self.nodes.mean_core.shape[2]
+        return self.nodes.sees_core.shape[1]
 
     @property
     def numbers_per_draw(self) -> int:
         """How many numbers it takes, roughly, to compute the volume at a draw."""
         network = self.nodes.network
         each = 8 + (0 if network is None else 4 * len(network.bias))
-        return self.core.numbers_per_draw + each * len(self.nodes.mean)
+        return self.core.numbers_per_draw + each * len(self.nodes.parents)
 
     def with_network(self, width: int, rng_key: PRNGKeyArray) -> "StructuredMap":
         """The same map with a network that the nodes share, which does nothing before training."""
@@ -107,12 +107,10 @@ class StructuredMap(AbstractFlowMap):
 
     def _levels(self, z: Float[Array, " n"], core: Float[Array, " g"]) -> Moved:
         """All nodes, one level after the other."""
-        if len(self.ends) == 1:
-            return self.nodes(z, core, jnp.zeros(1, z.dtype), slice(None))  # there are no parents
         made: list[Moved] = []
         values = jnp.zeros(0, z.dtype)
         for begin, end in pairwise((0, *self.ends)):
             rows = slice(begin, end)
-            made.append(self.nodes(z[rows], core, values if begin else jnp.zeros(1, z.dtype), rows))
+            made.append(self.nodes(z[rows], core, values, rows))
             values = jnp.concatenate([values, made[-1].y])
         return Moved(*(jnp.concatenate(parts) for parts in zip(*made, strict=True)))

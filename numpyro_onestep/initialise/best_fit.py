@@ -100,13 +100,18 @@ def fit_preconditioner(potential: Potential, start: Float[Any, " d"], rng_key: P
     coordinates, and from there by the target's expected curvature.  Where no such fit has a finite
     ELBO, by Laplace's approximation at the end of a descent.
     """
-    # NumPy indexes here, since JAX would compile a program for each operation.
-    points = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
+    points = start_points(potential, start)
     if start.size > limits.BATCH_AND_MATCH:
         best = _curved(potential, _independent(potential, points, rng_key), rng_key)
     else:
         best = _full(potential, points, rng_key)
     return best if np.isfinite(float(best.elbo)) else _laplace(potential, start, rng_key)
+
+
+def start_points(potential: Potential, start: Float[Any, " d"]) -> Float[np.ndarray, "s d"]:
+    """Points of the descent from one point, at which fits start."""
+    # NumPy indexes here, since JAX would compile a program for each operation.
+    return np.asarray(descent(potential, start).path)[list(_START_STEPS)]
 
 
 def compile_ahead(potential: Potential, start: Float[Any, " d"], rng_key: PRNGKeyArray) -> None:

@@ -17,18 +17,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro_onestep._util.batching import map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator, stream
+from numpyro_onestep.initialise.best_fit import start_points
 from numpyro_onestep.initialise.expected_curvature import independent_match
 from numpyro_onestep.initialise.structured_gaussian import (
     StructuredGaussian,
     independent,
     of_precision,
 )
-from numpyro_onestep.optimise.lbfgs import descent
 from numpyro_onestep.structure.curvature import Colouring, Curvature, colouring, curvature
 from numpyro_onestep.structure.structure import Structure
 
-# Steps of the descent at whose points the fits of independent coordinates start.
-_START_STEPS = (0, 10, 25, 99)
 # Draws over which energy and gradient are averaged: as many as there may be numbers in all, but no
 # more and no fewer than the last two say.
 _NUMBERS, _MOST_DRAWS, _FEWEST_DRAWS = 2**20, 256, 16
@@ -69,7 +67,7 @@ def fit_structured(
     num = int(np.clip(_NUMBERS // d, _FEWEST_DRAWS, _MOST_DRAWS)) // 2 * 2
     z = _pairs(rng, num, d)
     batch = int(np.clip(_BATCH_NUMBERS // d, _SMALLEST_BATCH, _LARGEST_BATCH)) // 2 * 2
-    points = np.asarray(descent(potential, start).path)[list(_START_STEPS)]
+    points = start_points(potential, start)
     key = stream(rng_key, "independent")
     best = None
     locs, scales = (np.asarray(v) for v in _independent(potential, points, key, batch))

@@ -79,7 +79,7 @@ def of_precision(
     core = np.array(precision.core, float)
     core = (core + core.T) / 2
     own_core = np.diagonal(core).copy()
-    slots = _slots(structure)
+    slots = structure.slots
     floor = _SMALLEST_PIVOT * np.where(own > 0, own, 1.0)
     for rows in reversed(structure.levels):
         diagonal[rows] = np.maximum(diagonal[rows], floor[rows])
@@ -113,20 +113,6 @@ def _inverse_root(precision, own) -> Float[np.ndarray, "g g"]:
     values = np.maximum(values, _SMALLEST_PIVOT * 1e-4)
     covariance = (vectors / values) @ vectors.T * np.outer(scale, scale)
     return np.linalg.cholesky(covariance)
-
-
-def _slots(structure: Structure):
-    """For each node and two of its parents a, b the place of b among the parents of a, or -1."""
-    parents, has = structure.parents, structure.has_parent
-    n, p = parents.shape
-    slots = np.full((n, p, p), -1)
-    for a in range(p):
-        for b in range(p):
-            both = has[:, a] & has[:, b] & (parents[:, b] < parents[:, a])
-            its = parents[parents[:, a]]  # parents of parent a
-            same = (its == parents[:, [b]]) & has[parents[:, a]]
-            slots[:, a, b] = np.where(both & same.any(1), same.argmax(1), -1)
-    return slots
 
 
 def independent(structure: Structure, loc, scale) -> tuple[StructuredGaussian, Curvature]:

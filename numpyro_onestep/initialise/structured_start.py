@@ -8,7 +8,7 @@ from jaxtyping import PRNGKeyArray
 
 from numpyro_onestep._util.random import numpy_generator, stream
 from numpyro_onestep.flow import FlowMap, StructuredMap
-from numpyro_onestep.flow.conditional import Conditional, LogLinear, SharedNetwork, core_unit
+from numpyro_onestep.flow.conditional import Conditional, Linear, SharedNetwork, core_unit
 from numpyro_onestep.flow.gaussian import StructuredPreconditioner
 from numpyro_onestep.initialise.structured_fit import StructuredFit
 from numpyro_onestep.initialise.structured_gaussian import independent
@@ -43,7 +43,7 @@ def map_of(
     width: int,
     rng_key: PRNGKeyArray,
 ) -> StructuredMap:
-    """The structured map that has the fit's Gaussian in the preconditioner's coordinates.
+    """The structured map that starts from the fit, in the preconditioner's coordinates.
 
     Args:
         fit: the Gaussian, and how the scales of the nodes change with the core.
@@ -55,7 +55,7 @@ def map_of(
     gaussian, structure, dtype = fit.gaussian, fit.gaussian.structure, core.dtype
     n, p = structure.parents.shape
     g, sd = structure.num_core, np.asarray(preconditioner.scale, float)
-    unit = core_unit(preconditioner.loc[:g])
+    unit = core_unit(g)
 
     def put(value):
         return jax.device_put(np.asarray(value, dtype))
@@ -70,7 +70,7 @@ def map_of(
     tilt = _TILT * rng.standard_normal((n, 1, g)) * np.array([1.0, -1.0])[:, None]
     # Both begin with the same slopes, so that means stay linear in the core.
     precision, gain = (
-        LogLinear(twice(half), put(unit * (fit.slopes[:, None] + tilt)), twice(np.zeros((n, p))))
+        Linear(twice(half), put(unit * (fit.slopes[:, None] + tilt)), twice(np.zeros((n, p))))
         for _ in range(2)
     )
     network = None
@@ -80,9 +80,7 @@ def map_of(
         *jax.device_put([structure.parents, structure.has_parent, structure.sees_core]),
         precision=precision,
         gain=gain,
-        mean=twice(np.zeros(n)),
-        mean_core=twice(unit * to_core),
-        mean_parents=twice(to_parents),
+        mean=Linear(twice(np.zeros(n)), twice(unit * to_core), twice(to_parents)),
         network=network,
     )
     return StructuredMap(core, nodes, structure.ends)

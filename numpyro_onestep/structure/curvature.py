@@ -10,7 +10,7 @@ not on the number of coordinates.
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from numpyro_onestep.structure.interactions import hessian_products
 from numpyro_onestep.structure.structure import Structure
@@ -26,18 +26,10 @@ class Curvature(NamedTuple):
 
 
 class Colouring(NamedTuple):
-    """A colour for each node, and the structure's indices as arrays."""
+    """A structure with a colour for each of its nodes."""
 
+    structure: Structure
     colour: Int[np.ndarray, " n"]
-    parents: Int[np.ndarray, "n p"]
-    has_parent: Bool[np.ndarray, "n p"]
-    order: Int[np.ndarray, " d"]
-    num_colours: int
-
-    @property
-    def num_core(self) -> int:
-        """Size of the core."""
-        return len(self.order) - len(self.colour)
 
 
 def colouring(structure: Structure) -> Colouring:
@@ -63,16 +55,15 @@ def colouring(structure: Structure) -> Colouring:
         while free in used:
             free += 1
         colour[i] = free
-    number = int(colour.max(initial=-1)) + 1
-    return Colouring(colour, structure.parents, structure.has_parent, structure.order, number)
+    return Colouring(structure, colour)
 
 
 def probes(by: Colouring, dtype: Any) -> Float[np.ndarray, "m d"]:
     """Vectors of R^d whose products with the Hessian show its entries."""
-    g, d = by.num_core, len(by.order)
-    vectors = np.zeros((g + by.num_colours, d), dtype)
-    vectors[np.arange(g), by.order[:g]] = 1
-    vectors[g + by.colour, by.order[g:]] = 1
+    g, order = by.structure.num_core, by.structure.order
+    vectors = np.zeros((g + by.colour.max(initial=-1) + 1, len(order)), dtype)
+    vectors[np.arange(g), order[:g]] = 1
+    vectors[g + by.colour, order[g:]] = 1
     return vectors
 
 
@@ -80,7 +71,7 @@ def curvature(
     potential: Any, points: Float[Any, "s d"], by: Colouring, of_core: bool = True
 ) -> Curvature:
     """The Hessian's entries, averaged over points; without those of the core if so asked."""
-    first = 0 if of_core else by.num_core
+    first = 0 if of_core else by.structure.num_core
     vectors = probes(by, points.dtype)[first:]
     products = np.mean([hessian_products(potential, at, vectors) for at in points], axis=0)
     return entries(products.astype(float), by, of_core)
@@ -88,10 +79,10 @@ def curvature(
 
 def entries(products: Float[np.ndarray, "m d"], by: Colouring, of_core: bool = True) -> Curvature:
     """The entries, from the products with the probes of the nodes and, if so asked, of the core."""
-    g = by.num_core
-    ordered, index = products[:, by.order], np.arange(len(by.colour))
-    core = ordered[:g] if of_core else np.zeros((0, len(by.order)))
+    structure, g = by.structure, by.structure.num_core
+    ordered, index = products[:, structure.order], np.arange(structure.num_nodes)
+    core = ordered[:g] if of_core else np.zeros((0, len(structure.order)))
     nodes = ordered[len(core) :, g:]
-    to_parents = nodes[by.colour[by.parents], index[:, None]]
+    to_parents = nodes[by.colour[structure.parents], index[:, None]]
     small = core[:, :g] if of_core else np.zeros((0, 0))
     return Curvature(small, core[:, g:].T, to_parents, nodes[by.colour, index])

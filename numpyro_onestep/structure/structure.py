@@ -54,6 +54,20 @@ class Structure:
         return np.logical_or.accumulate(self.has_core[:, ::-1], axis=1)[:, ::-1]
 
     @cached_property
+    def slots(self) -> Int[np.ndarray, "n p p"]:
+        """For each node and its parents a and b, the place of b among the parents of a, or -1."""
+        parents, has = self.parents, self.has_parent
+        n, p = parents.shape
+        slots = np.full((n, p, p), -1)
+        for a in range(p):
+            for b in range(p):
+                both = has[:, a] & has[:, b] & (parents[:, b] < parents[:, a])
+                its = parents[parents[:, a]]  # parents of parent a
+                same = (its == parents[:, [b]]) & has[parents[:, a]]
+                slots[:, a, b] = np.where(both & same.any(1), same.argmax(1), -1)
+        return slots
+
+    @cached_property
     def place(self) -> Int[np.ndarray, " d"]:
         """The inverse of `order`."""
         return np.argsort(self.order)

@@ -46,23 +46,24 @@ def unexplained(
         products = products.astype(np.float64)
         if not np.isfinite(products).all():
             continue
-        predicted, size = _product(products[:-1], u[by.order].astype(float), by)
-        off = np.abs(products[-1][by.order] - predicted)
-        nats = off * scale[by.order]
+        predicted, size = _product(products[:-1], u[structure.order].astype(float), by)
+        off = np.abs(products[-1][structure.order] - predicted)
+        nats = off * scale[structure.order]
         wrong |= (nats > _NEGLIGIBLE) & (off > _ROUNDING * size)
     return int(wrong.sum())
 
 
 def _product(products, u, by: Colouring):
     """The product of the structure's matrix with u, and the sums of its terms' sizes."""
-    known, g = entries(products, by), by.num_core
-    of_parents = np.where(by.has_parent, known.to_parents, 0.0)
+    known, structure = entries(products, by), by.structure
+    g, parents = structure.num_core, structure.parents
+    of_parents = np.where(structure.has_parent, known.to_parents, 0.0)
     results = []
     for matrix, vector in ((lambda v: v, u), (np.abs, np.abs(u))):
         core, nodes = vector[:g], vector[g:]
         edge = matrix(of_parents)
         to_core = matrix(known.to_core)
-        out = to_core @ core + matrix(known.diagonal) * nodes + (edge * nodes[by.parents]).sum(1)
-        np.add.at(out, by.parents, edge * nodes[:, None])
+        out = to_core @ core + matrix(known.diagonal) * nodes + (edge * nodes[parents]).sum(1)
+        np.add.at(out, parents, edge * nodes[:, None])
         results.append(np.concatenate([matrix(known.core) @ core + to_core.T @ nodes, out]))
     return results

@@ -35,7 +35,9 @@ from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, lo
 # Iterations that are compiled into one call.  With fewer the overhead of a call would matter, with
 # more an interrupt and the progress bar would have to wait.
 _CHUNK = 100
-_NEAR, _NEAR_DIM = 0.005, 50  # nats, and the dimension from which on it grows
+# Gap (nats) below which a structured map may be done early, and the dimension from which on that
+# grows in proportion.
+_NEAR, _NEAR_DIM = 0.005, 50
 
 
 class TrainingState(eqx.Module):

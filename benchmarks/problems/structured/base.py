@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from scipy.special import logit
 
 from benchmarks.problems.posterior import DATA
@@ -14,6 +17,14 @@ from benchmarks.problems.structured.exact import Marginal
 from benchmarks.problems.verdicts.answers import Answer
 
 _COLUMNS = 2000  # of a site in double precision at a time, since 60,000 of them take gigabytes
+
+
+def normal_effect(name: str, loc: Any, scale: Any, centred: bool, z: str = "z") -> Any:
+    """The site of a normal effect; not centred, it is made from the standard normal site `z`."""
+    if centred:
+        return numpyro.sample(name, dist.Normal(loc, scale))
+    unit: Any = numpyro.sample(z, dist.Normal(0, 1))
+    return numpyro.deterministic(name, loc + scale * unit)
 
 
 def reference_file(posterior: str) -> Path:

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro import deterministic, plate
+from numpyro import plate
 from scipy import stats
 from scipy.special import gammaln, log_expit, logsumexp
 
-from benchmarks.problems.structured.base import Structured, forms
+from benchmarks.problems.structured.base import Structured, forms, normal_effect
 from benchmarks.problems.structured.exact import Marginal, log_half_normal
 from benchmarks.problems.verdicts.answers import line
 
@@ -25,10 +25,7 @@ def _groups(centred: bool, likelihood: Callable):
         mu = sample("mu", dist.Normal(0, 2))
         tau = sample("tau", dist.HalfNormal(1))
         with plate("group", len(y), dim=-2):
-            if centred:
-                theta = sample("theta", dist.Normal(mu, tau))
-            else:
-                theta = deterministic("theta", mu + tau * sample("z", dist.Normal(0, 1)))
+            theta = normal_effect("theta", mu, tau, centred)
             with plate("row", y.shape[1], dim=-1):
                 sample("y", likelihood(theta), obs=y)
 

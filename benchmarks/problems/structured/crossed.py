@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro import deterministic, plate
+from numpyro import plate
 
-from benchmarks.problems.structured.base import Structured, forms
+from benchmarks.problems.structured.base import Structured, forms, normal_effect
 
 KIND = "crossed effects"
 
@@ -24,16 +24,9 @@ def _rasch(centred: bool):
         spread = sample("spread", dist.HalfNormal(2))  # of abilities
         width = sample("width", dist.HalfNormal(2))  # of difficulties
         with plate("student", students):
-            if centred:
-                ability = sample("ability", dist.Normal(0, spread))
-            else:
-                ability = deterministic("ability", spread * sample("z", dist.Normal(0, 1)))
+            ability = normal_effect("ability", 0.0, spread, centred)
         with plate("item", items):
-            if centred:
-                difficulty = sample("difficulty", dist.Normal(mu, width))
-            else:
-                z = sample("z_item", dist.Normal(0, 1))
-                difficulty = deterministic("difficulty", mu + width * z)
+            difficulty = normal_effect("difficulty", mu, width, centred, z="z_item")
         logits = ability[:, None] - difficulty
         sample("y", dist.Bernoulli(logits=logits).to_event(2), obs=y)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro import deterministic, plate
+from numpyro import plate
 
-from benchmarks.problems.structured.base import Structured, forms
+from benchmarks.problems.structured.base import Structured, forms, normal_effect
 from benchmarks.problems.structured.exact import Marginal, MixedModel, log_half_normal
 
 KIND = "normal hierarchies"
@@ -25,10 +25,7 @@ def _intercepts(centred: bool):
         tau = sample("tau", dist.HalfNormal(2))
         sigma = sample("sigma", dist.HalfNormal(2))
         with plate("group", len(y), dim=-2):
-            if centred:
-                theta = sample("theta", dist.Normal(mu, tau))
-            else:
-                theta = deterministic("theta", mu + tau * sample("z", dist.Normal(0, 1)))
+            theta = normal_effect("theta", mu, tau, centred)
             with plate("row", y.shape[1], dim=-1):
                 sample("y", dist.Normal(theta, sigma), obs=y)
 
@@ -67,12 +64,8 @@ def _slopes(centred: bool):
         tau = sample("tau", dist.HalfNormal(2).expand([2]).to_event(1))
         sigma = sample("sigma", dist.HalfNormal(2))
         with plate("patient", len(y)):
-            if centred:
-                a = sample("a", dist.Normal(mu[0], tau[0]))
-                b = sample("b", dist.Normal(mu[1], tau[1]))
-            else:
-                a = deterministic("a", mu[0] + tau[0] * sample("z_a", dist.Normal(0, 1)))
-                b = deterministic("b", mu[1] + tau[1] * sample("z_b", dist.Normal(0, 1)))
+            a = normal_effect("a", mu[0], tau[0], centred, z="z_a")
+            b = normal_effect("b", mu[1], tau[1], centred, z="z_b")
         sample("y", dist.Normal(a[:, None] + b[:, None] * time, sigma).to_event(2), obs=y)
 
     return model
@@ -118,10 +111,7 @@ def _counties(centred: bool):
         sigma = sample("sigma", dist.HalfNormal(2))
         mean = mu + gamma * uranium
         with plate("county", len(uranium)):
-            if centred:
-                alpha = sample("alpha", dist.Normal(mean, tau))
-            else:
-                alpha = deterministic("alpha", mean + tau * sample("z", dist.Normal(0, 1)))
+            alpha = normal_effect("alpha", mean, tau, centred)
         with plate("home", len(y)):
             sample("y", dist.Normal(alpha[county] + beta * floor, sigma), obs=y)
 
@@ -166,17 +156,9 @@ def _tree(centred: bool):
         omega = sample("omega", dist.HalfNormal(2))  # of classes in a school
         sigma = sample("sigma", dist.HalfNormal(2))
         with plate("school", schools, dim=-2):
-            if centred:
-                school = sample("school_mean", dist.Normal(mu, tau))
-            else:
-                z = sample("z_school", dist.Normal(0, 1))
-                school = deterministic("school_mean", mu + tau * z)
+            school = normal_effect("school_mean", mu, tau, centred, z="z_school")
             with plate("class", classes, dim=-1):
-                if centred:
-                    mean = sample("class_mean", dist.Normal(school, omega))
-                else:
-                    z = sample("z_class", dist.Normal(0, 1))
-                    mean = deterministic("class_mean", school + omega * z)
+                mean = normal_effect("class_mean", school, omega, centred, z="z_class")
         sample("y", dist.Normal(mean[..., None], sigma).to_event(3), obs=y)
 
     return model
