@@ -1,6 +1,7 @@
 """What training starts from: the structure of the target, and untrained maps."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from numpyro_onestep.initialise.structured_start import map_of, placeholder, pre
 from numpyro_onestep.problem import Problem
 from numpyro_onestep.settings import FlowSettings, Settings
 from numpyro_onestep.structure.interactions import interactions
+from numpyro_onestep.structure.normality import is_normal_given_core
 from numpyro_onestep.structure.structure import Structure, structure_of
 
 
@@ -47,8 +49,13 @@ def find_structure(problem: Problem, settings: Settings, rng_key: PRNGKeyArray) 
     fewest = limits.STRUCTURED_MAP if wanted == "auto" else limits.SMALLEST_STRUCTURED_MAP
     if problem.start.size < fewest:
         return None
-    graph = interactions(problem.potential, problem.start, stream(rng_key, "structure"))
-    return None if graph is None else structure_of(graph, core)
+    potential, start = problem.potential, problem.start
+    graph = interactions(potential, start, stream(rng_key, "structure"))
+    structure = None if graph is None else structure_of(graph, core)
+    if structure is None:
+        return None
+    key = stream(rng_key, "normality")
+    return replace(structure, is_normal=is_normal_given_core(potential, structure, start, key))
 
 
 def structured_fit(
@@ -85,7 +92,8 @@ def _as_fit(found: StructuredFit, problem: Problem, settings: Settings, dtype, r
     preconditioner = preconditioner_of(found, problem.start.dtype, key)
     core = dense_map(settings.flow, structure.num_core, dtype, rng_key)
     few = structure.num_nodes <= limits.NODES_WITH_NETWORK
-    flow = map_of(found, preconditioner, core, limits.NODE_WIDTH * few, key)
+    width = limits.NODE_WIDTH if few and not structure.is_normal else 0
+    flow = map_of(found, preconditioner, core, width, key)
     elbo: Any = np.asarray(found.elbo, problem.start.dtype)
     return Fit(preconditioner, elbo, structure=structure, flow=flow)
 

@@ -139,7 +139,7 @@ def _invert_nodes(flow: StructuredMap, y: Float[Array, " d"]) -> Inverse:
     g = flow.num_core
 
     def moved(flow, z, y):
-        return flow.nodes(z, y[:g], y[g:], slice(None))
+        return flow.moved(z, y[:g], y[g:])
 
     fixed, frozen = jax.lax.stop_gradient(y), jax.lax.stop_gradient(flow)
 

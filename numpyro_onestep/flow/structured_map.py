@@ -6,7 +6,7 @@ image needs no levels: it is computed for all nodes at once.
 """
 
 from dataclasses import replace
-from itertools import pairwise
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_onestep.flow.conditional import Conditional, Moved, SharedNetwork
 from numpyro_onestep.flow.flow_map import AbstractFlowMap, FlowMap, Score, Volume
+from numpyro_onestep.flow.levels import values_of_nodes
 
 
 class StructuredMap(AbstractFlowMap):
@@ -38,20 +39,27 @@ class StructuredMap(AbstractFlowMap):
     @property
     def num_core(self) -> int:
         """Size of the core."""
-        return self.nodes.sees_core.shape[1]
+        return len(self.nodes.sees_core)
 
     @property
     def numbers_per_draw(self) -> int:
         """How many numbers it takes, roughly, to compute the volume at a draw."""
         network = self.nodes.network
         each = 8 + (0 if network is None else 4 * len(network.bias))
-        return self.core.numbers_per_draw + each * len(self.nodes.parents)
+        return self.core.numbers_per_draw + each * self.nodes.parents.shape[1]
 
     def with_network(self, width: int, rng_key: PRNGKeyArray) -> "StructuredMap":
         """The same map with a network that the nodes share, which does nothing before training."""
-        n, p = self.nodes.parents.shape
+        p, n = self.nodes.parents.shape
         network = SharedNetwork(n, self.num_core, p, width, rng_key, self.dtype)
         return replace(self, nodes=replace(self.nodes, network=network))
+
+    def moved(
+        self, z: Float[Array, " n"], core: Float[Array, " g"], nodes: Float[Array, " n"]
+    ) -> Moved:
+        """Values and slopes of all nodes at once, where the values of their parents are known."""
+        every = slice(None)
+        return self.nodes(z, core, self.nodes.values_around(nodes, every), every)
 
     def schedule(self, num_steps: int):
         """The core's times and step sizes."""
@@ -61,15 +69,15 @@ class StructuredMap(AbstractFlowMap):
         """The image of z."""
         g = self.num_core
         core = self.core(z[:g], num_steps)
-        return jnp.concatenate([core, self._levels(z[g:], core).y])
+        return jnp.concatenate([core, values_of_nodes(self.nodes, z[g:], core, self.ends)])
 
     def volume(self, z: Float[Array, " d"], num_steps: int = 1) -> Volume:
         """The image of z, with the exact log|det dy/dz|."""
         g = self.num_core
         core, log_det, sign = self.core.volume(z[:g], num_steps)
-        nodes = self._levels(z[g:], core)
-        y = jnp.concatenate([core, nodes.y])
-        return Volume(y, log_det + jnp.sum(nodes.log_slope), sign)
+        nodes = values_of_nodes(self.nodes, z[g:], core, self.ends)
+        log_slope = self.moved(z[g:], core, nodes).log_slope
+        return Volume(jnp.concatenate([core, nodes]), log_det + jnp.sum(log_slope), sign)
 
     def score(
         self,
@@ -86,31 +94,19 @@ class StructuredMap(AbstractFlowMap):
         """
         g = self.num_core
         of_core = self.core.score(z[:g], score[:g], num_steps)
-        nodes = self._levels(z[g:], of_core.y).y if image is None else image[g:]
-
-        def both(z, core, nodes):
-            moved = self.nodes(z, core, nodes, slice(None))
-            return moved.y, moved.log_slope
-
-        (_, log_slope), pull_back = jax.vjp(both, z[g:], of_core.y, nodes)
-        zero, one = jnp.zeros_like(nodes), jnp.ones_like(nodes)
-        in_z, *in_features = pull_back((zero, -one))
+        if image is None:
+            nodes = values_of_nodes(self.nodes, z[g:], of_core.y, self.ends)
+        else:
+            nodes = image[g:]
+        log_slope, along_z = jax.vjp(lambda z: self.moved(z, of_core.y, nodes).log_slope, z[g:])
+        one = jnp.ones_like(nodes)
+        (in_z,) = along_z(-one)
         along = (score[g:] + in_z) * jnp.exp(-log_slope)
-        _, *in_map = pull_back((along, zero))
-        in_core, in_nodes = (a - b for a, b in zip(in_features, in_map, strict=True))
+        _, pull_back = jax.vjp(partial(self.moved, z[g:]), of_core.y, nodes)
+        in_core, in_nodes = pull_back(Moved(-along, -one))
         return Score(
             jnp.concatenate([of_core.y, nodes]),
             jnp.concatenate([of_core.score + in_core, along + in_nodes]),
             of_core.log_det + jnp.sum(log_slope),
             of_core.sign,
         )
-
-    def _levels(self, z: Float[Array, " n"], core: Float[Array, " g"]) -> Moved:
-        """All nodes, one level after the other."""
-        made: list[Moved] = []
-        values = jnp.zeros(0, z.dtype)
-        for begin, end in pairwise((0, *self.ends)):
-            rows = slice(begin, end)
-            made.append(self.nodes(z[rows], core, values, rows))
-            values = jnp.concatenate([values, made[-1].y])
-        return Moved(*(jnp.concatenate(parts) for parts in zip(*made, strict=True)))

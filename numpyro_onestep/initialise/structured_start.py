@@ -55,34 +55,26 @@ def map_of(
     gaussian, structure, dtype = fit.gaussian, fit.gaussian.structure, core.dtype
     n, p = structure.parents.shape
     g, sd = structure.num_core, np.asarray(preconditioner.scale, float)
-    unit = core_unit(g)
-
-    def put(value):
-        return jax.device_put(np.asarray(value, dtype))
-
-    def twice(value):
-        return put(np.stack([value, value], axis=1))
-
+    rng = numpy_generator(stream(rng_key, "tilt"))
+    tilt = _TILT * rng.standard_normal((n, g))
     to_core = gaussian.to_core @ gaussian.core_tril / sd[:, None]
     to_parents = gaussian.to_parents * sd[structure.parents] / sd[:, None] * structure.has_parent
-    half = -2 * np.log(gaussian.sd / sd) - np.log(2)
-    rng = numpy_generator(stream(rng_key, "tilt"))
-    tilt = _TILT * rng.standard_normal((n, 1, g)) * np.array([1.0, -1.0])[:, None]
-    # Both begin with the same slopes, so that means stay linear in the core.
-    precision, gain = (
-        Linear(twice(half), put(unit * (fit.slopes[:, None] + tilt)), twice(np.zeros((n, p))))
-        for _ in range(2)
-    )
+    constant, of_core, of_parents = (np.zeros((*m, 3, 2, n)) for m in ((), (g,), (p,)))
+    logs, means = slice(2), 2
+    constant[logs] = -2 * np.log(gaussian.sd / sd) - np.log(2)
+    # The precision and the gain of a term begin with the same slopes, so that means stay linear in
+    # the core.
+    tilted = np.stack([fit.slopes + tilt, fit.slopes - tilt])
+    of_core[:, logs] = core_unit(g) * tilted.transpose(2, 0, 1)[:, None]
+    of_core[:, means] = core_unit(g) * to_core.T[:, None]
+    of_parents[:, means] = to_parents.T[:, None]
+    linear = Linear(*jax.device_put([v.astype(dtype) for v in (constant, of_core, of_parents)]))
     network = None
     if width:
         network = SharedNetwork(n, g, p, width, stream(rng_key, "network"), dtype)
-    nodes = Conditional(
-        *jax.device_put([structure.parents, structure.has_parent, structure.sees_core]),
-        precision=precision,
-        gain=gain,
-        mean=Linear(twice(np.zeros(n)), twice(unit * to_core), twice(to_parents)),
-        network=network,
-    )
+    graph = structure.parents, structure.has_parent, structure.sees_core
+    graph = jax.device_put([np.ascontiguousarray(part.T) for part in graph])
+    nodes = Conditional(*graph, linear=linear, network=network)
     return StructuredMap(core, nodes, structure.ends)
 
 

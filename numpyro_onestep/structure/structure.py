@@ -25,6 +25,7 @@ class Structure:
         parents: for each node its parents among the nodes; 0 where there is none.
         has_parent: whether each entry of `parents` is one.
         has_core: for each node, which members of the core it depends on.
+        is_normal: whether the nodes are normal given the core.
     """
 
     order: Int[np.ndarray, " d"]
@@ -33,6 +34,7 @@ class Structure:
     parents: Int[np.ndarray, "n p"]
     has_parent: Bool[np.ndarray, "n p"]
     has_core: Bool[np.ndarray, "n g"]
+    is_normal: bool = False
 
     @property
     def num_nodes(self) -> int:
