@@ -1,5 +1,7 @@
 """A Gaussian with the structure of the target, its fit, and the untrained map with its law."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -149,9 +151,11 @@ def test_a_gaussian_target_is_found(name):
     assert LOG_Z - 1e-3 < exact_elbo(fit.gaussian, loc, precision) < LOG_Z + 1e-9
     # The energy of 128 pairs of draws, half of a chi-square of d degrees each.
     assert abs(fit.elbo - LOG_Z) < 4 * np.sqrt(d / 2 / 128)
-    # No scale changes with the core.
-    assert fit.slopes.shape == (structure.num_nodes, structure.num_core)
-    np.testing.assert_allclose(fit.slopes, 0, atol=1e-3)
+    # Given the core, neither scales nor slopes change with it.
+    known = fit.conditionals
+    assert known is not None
+    for values in (known.log_precision, known.to_parents):
+        np.testing.assert_allclose(values - values.mean(0), 0, atol=2e-3)
 
 
 SD_OF_LOG = 0.3
@@ -166,21 +170,24 @@ def neck(x):
     return 0.5 * jnp.sum(unit**2 + jnp.log(2 * jnp.pi)) + log_scale
 
 
-@pytest.fixture(scope="module")
-def of_neck() -> StructuredFit:
+@pytest.fixture(scope="module", params=[False, True], ids=["any", "normal"])
+def of_neck(request) -> StructuredFit:
     structure, start = found(hierarchy(20, 2)), np.zeros(22, np.float32)
+    structure = replace(structure, is_normal=request.param)
     fit = fit_structured(Potential.of(neck, None, jnp.zeros(22)), structure, start, jr.key(0))
     assert fit is not None
     return fit
 
 
-def test_slopes_say_how_scales_change_with_the_core(of_neck):
-    # Given the core, a node's precision is exp(-2 log tau), and log tau is linear in z.
-    gaussian = of_neck.gaussian
-    row = gaussian.structure.order[:2].tolist().index(0)
-    expected = np.broadcast_to(-2 * gaussian.core_tril[row], (20, 2))
-    assert abs(expected).max() > 0.2
-    np.testing.assert_allclose(of_neck.slopes, expected, atol=1e-3)
+def test_the_nodes_are_known_at_many_values_of_the_core(of_neck):
+    # Given the core, a node has the precision exp(-2 log tau) and the mean mu.
+    gaussian, known = of_neck.gaussian, of_neck.conditionals
+    core = gaussian.loc[:2] + known.core @ gaussian.core_tril.T
+    log_tau, mu = core[:, gaussian.structure.order[:2].argsort()].T
+    assert np.ptp(log_tau) > 0.5
+    assert len(core) == 32
+    np.testing.assert_allclose(known.log_precision, np.tile(-2 * log_tau, (20, 1)).T, atol=1e-3)
+    np.testing.assert_allclose(known.mean, np.tile(mu, (20, 1)).T, atol=2e-3)
 
 
 def untrained(fit: StructuredFit, width: int = 8, dtype=None) -> FlowDistribution:
@@ -196,7 +203,7 @@ def of_target(name: str) -> StructuredFit:
     structure = found(GRAPHS[name])
     loc, precision = np.arange(len(structure.order)) / 10, precision_of(GRAPHS[name])
     gaussian = of_precision(structure, loc[structure.order], entries_of(precision, structure))
-    return StructuredFit(gaussian, 0.0, np.zeros((structure.num_nodes, structure.num_core)))
+    return StructuredFit(gaussian, 0.0)
 
 
 @compiled
@@ -247,8 +254,9 @@ def test_the_nodes_of_the_untrained_map_widen_with_the_core(x64, of_neck):
         z = jnp.stack([jnp.concatenate([core, jnp.full((2, 20), t)], axis=1) for t in (0.0, 1.0)])
         x = np.asarray(images(q, z))[..., structure.order[g:]]
         narrow, wide = x[1] - x[0]  # the scale of each node on either side
-        # The slopes are those of log precisions; the two terms' tilt is the same on both sides.
-        np.testing.assert_allclose(np.log(wide / narrow), -of_neck.slopes[:, j], atol=0.02)
+        row = of_neck.gaussian.structure.order[:2].tolist().index(0)
+        expected = 2 * of_neck.gaussian.core_tril[row, j]
+        np.testing.assert_allclose(np.log(wide / narrow), expected, atol=0.02)
     # So the map is nearer to the target, whose log Z is zero, than the Gaussian.
     x, log_q = drawn(q, jr.key(0))
     gap = np.asarray(log_q + jax.vmap(neck)(x))

@@ -12,7 +12,7 @@ node is conditionally Gaussian.  The network's last layer starts at zero.
 In all arrays the nodes are the last axis, along which a processor computes several at once.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -151,7 +151,7 @@ class Conditional(eqx.Module):
             around: the values of their parents, as `values_around` gives them.
             rows: which nodes.
         """
-        mean, log_scale = self._gaussian(core, around, rows)
+        mean, log_scale, _ = self.gaussian(core, around, rows)
         scale = jnp.exp(log_scale)
         if self.network is None:
             return Moved(mean + scale * z, log_scale)
@@ -179,15 +179,21 @@ class Conditional(eqx.Module):
         """
         every = slice(None)
         around = self.values_around(nodes, every)
-        mean, log_scale = self._gaussian(core, around, every)
+        mean, log_scale, _ = self.gaussian(core, around, every)
         z = (nodes - mean) * jnp.exp(-log_scale)
         miss = (self(z, core, around, every).y - nodes) * jnp.exp(-log_scale)
         return z, 1e-3 + jnp.exp(_LARGEST_LOG_SLOPE) * jnp.abs(miss)
 
-    def _gaussian(self, core, around, rows):
-        """Means and log scales of the conditional Gaussians."""
+    def gaussian(
+        self, core: Float[Array, " g"], around: Float[Array, "p m"], rows: slice
+    ) -> tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, "p m"]]:
+        """Means and log scales of the conditional Gaussians, and the means' slopes in the parents.
+
+        The slopes are those at fixed precisions and gains.
+        """
         *logs, means = self.linear(core, around, rows, self.sees_core[:, rows])
         precision, gain = (jnp.clip(v, -_LARGEST_EXPONENT, _LARGEST_EXPONENT) for v in logs)
         log_precision = jnp.logaddexp(*precision)
-        mean = jnp.sum(jnp.exp(gain - log_precision) * means, 0)
-        return mean, -0.5 * log_precision
+        weights = jnp.exp(gain - log_precision)
+        slopes = jnp.sum(weights * self.linear.of_parents[:, 2][..., rows], 1)
+        return jnp.sum(weights * means, 0), -0.5 * log_precision, slopes

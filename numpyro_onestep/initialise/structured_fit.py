@@ -18,6 +18,7 @@ from numpyro_onestep._util.batching import map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator, stream
 from numpyro_onestep.initialise.best_fit import start_points
+from numpyro_onestep.initialise.conditionals import Conditionals, conditionals
 from numpyro_onestep.initialise.expected_curvature import independent_match
 from numpyro_onestep.initialise.structured_gaussian import (
     StructuredGaussian,
@@ -40,6 +41,8 @@ _WORTH_A_ROUND, _SMALLEST_FRACTION = 0.05, 0.1
 # Distance from the centre, in standard deviations, at which slopes are measured, the draws of the
 # nodes there, and the largest slope.
 _ASIDE, _SLOPE_DRAWS, _LARGEST_SLOPE = 1.0, 4, 4.0
+
+
 _SIDE_BY_SIDE = 16  # draws that are evaluated at once
 
 
@@ -48,7 +51,7 @@ class StructuredFit(NamedTuple):
 
     gaussian: StructuredGaussian
     elbo: float
-    slopes: Float[np.ndarray, "n g"]  # in whitened coordinates of the core
+    conditionals: Conditionals | None = None
 
 
 def fit_structured(
@@ -81,7 +84,7 @@ def fit_structured(
         return None
     by = colouring(structure)
     gaussian, elbo = _curved(potential, by, *best, z, rng, dtype)
-    return StructuredFit(gaussian, elbo, _slopes(potential, gaussian, by, rng, dtype))
+    return StructuredFit(gaussian, elbo, conditionals(potential, gaussian, by, rng, dtype))
 
 
 def _curved(potential, by: Colouring, gaussian, elbo, gradient, precision, z, rng, dtype):
@@ -106,24 +109,6 @@ def _curved(potential, by: Colouring, gaussian, elbo, gradient, precision, z, rn
         if not gain > _WORTH_A_ROUND:
             fraction /= 2
     return gaussian, elbo
-
-
-def _slopes(potential, gaussian: StructuredGaussian, by: Colouring, rng, dtype):
-    """How the log precision of each node changes with each whitened coordinate of the core."""
-    structure = gaussian.structure
-    g, n = structure.num_core, structure.num_nodes
-    z = _pairs(rng, _SLOPE_DRAWS, g + n)
-    slopes = np.zeros((n, g))
-    for j in range(g):
-        logs = []
-        for side in (_ASIDE, -_ASIDE):
-            z[:, :g] = 0
-            z[:, j] = side
-            there = curvature(potential, gaussian.draw(z).astype(dtype), by, of_core=False)
-            logs.append(-2 * np.log(of_precision(structure, gaussian.loc, there).sd))
-        slopes[:, j] = (logs[0] - logs[1]) / (2 * _ASIDE)
-    slopes = np.where(np.isfinite(slopes), slopes, 0.0)
-    return np.clip(slopes, -_LARGEST_SLOPE, _LARGEST_SLOPE) * structure.sees_core
 
 
 def _pairs(rng: np.random.Generator, num: int, d: int) -> Float[np.ndarray, "n d"]:

@@ -35,7 +35,11 @@ class StructuredGaussian:
 
     def draw(self, z: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d"]:
         """Images of standard normal draws, as coordinates of x."""
-        return (self.loc + self._times(z))[:, self.structure.place]
+        return self.images(z)[:, self.structure.place]
+
+    def images(self, z: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d"]:
+        """The same in the order of the structure."""
+        return self.loc + self._times(z)
 
     @property
     def entropy(self) -> float:

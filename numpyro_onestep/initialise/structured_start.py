@@ -10,6 +10,7 @@ from numpyro_onestep._util.random import numpy_generator, stream
 from numpyro_onestep.flow import FlowMap, StructuredMap
 from numpyro_onestep.flow.conditional import Conditional, Linear, SharedNetwork, core_unit
 from numpyro_onestep.flow.gaussian import StructuredPreconditioner
+from numpyro_onestep.initialise.regression import fitted
 from numpyro_onestep.initialise.structured_fit import StructuredFit
 from numpyro_onestep.initialise.structured_gaussian import independent
 from numpyro_onestep.structure.structure import Structure
@@ -64,8 +65,7 @@ def map_of(
     constant[logs] = -2 * np.log(gaussian.sd / sd) - np.log(2)
     # The precision and the gain of a term begin with the same slopes, so that means stay linear in
     # the core.
-    tilted = np.stack([fit.slopes + tilt, fit.slopes - tilt])
-    of_core[:, logs] = core_unit(g) * tilted.transpose(2, 0, 1)[:, None]
+    of_core[:, logs] = core_unit(g) * np.stack([tilt.T, -tilt.T], 1)[:, None]
     of_core[:, means] = core_unit(g) * to_core.T[:, None]
     of_parents[:, means] = to_parents.T[:, None]
     linear = Linear(*jax.device_put([v.astype(dtype) for v in (constant, of_core, of_parents)]))
@@ -75,6 +75,8 @@ def map_of(
     graph = structure.parents, structure.has_parent, structure.sees_core
     graph = jax.device_put([np.ascontiguousarray(part.T) for part in graph])
     nodes = Conditional(*graph, linear=linear, network=network)
+    if fit.conditionals is not None:
+        nodes = fitted(nodes, preconditioner, structure, fit.conditionals)
     return StructuredMap(core, nodes, structure.ends)
 
 
@@ -82,4 +84,4 @@ def placeholder(structure: Structure) -> StructuredFit:
     """A fit of the right shapes, to compile programs ahead."""
     d = len(structure.order)
     gaussian, _ = independent(structure, np.zeros(d), np.ones(d))
-    return StructuredFit(gaussian, 0.0, np.zeros((structure.num_nodes, structure.num_core)))
+    return StructuredFit(gaussian, 0.0)

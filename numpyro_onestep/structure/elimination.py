@@ -23,12 +23,11 @@ _MOST_PARENTS = 8
 _LARGEST_CORE = 160
 # Rounds.  More would make a program that takes long to compile.
 _MOST_LEVELS = 20
-# Coordinates that are left in the last rounds join the core as long as it has no more members than
-# this, and no more than a third of all: a level of a few coordinates costs as much to compile as
-# one of thousands, and the map of the core is the more flexible one.
-_SMALL_CORE = 16
-# A last level of no more coordinates than this joins the core in any case.
-_FEW = 2
+# A last level joins the core if it has no more coordinates than this, all with more neighbours than
+# a node may have parents: a global that was left to the last.  The map of the core is the more
+# flexible one.  Coordinates between two halves of a series stay outside, since they depend on the
+# globals as all others of the series do.
+_FEW = 4
 
 
 class Elimination(NamedTuple):
@@ -55,10 +54,10 @@ def eliminate(neighbours: list[set[int]], core: Iterable[int] = ()) -> Eliminati
     if second is None:
         return None
     core, levels, parents, core_parents = second
-    while levels and _belongs_to_core(len(levels[-1]), len(core), d):
+    while levels and _are_globals(levels[-1], neighbours):
         core |= set(levels.pop())
-    if 2 * len(core) > d:
-        return None
+    if 2 * len(core) > d or 2 * len(levels) > d - len(core):
+        return None  # most of it is in the core, or is made one coordinate after the other
     if not core:  # all are independent of each other, or nearly; the map needs a core
         core = {levels[-1].pop()}
         levels = [level for level in levels if level]
@@ -103,9 +102,8 @@ def _pass(neighbours, core, most_levels):
     return core, levels, parents, core_parents
 
 
-def _belongs_to_core(size: int, num_core: int, d: int) -> bool:
-    most = _LARGEST_CORE if size <= _FEW else min(_SMALL_CORE, d // 3)
-    return num_core + size <= most
+def _are_globals(level: list[int], neighbours: list[set[int]]) -> bool:
+    return len(level) <= _FEW and all(len(neighbours[i]) > _MOST_PARENTS for i in level)
 
 
 def _independent(graph: dict[int, set[int]]) -> list[int]:

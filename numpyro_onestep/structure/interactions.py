@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from numpyro_onestep._util.batching import map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator
 
@@ -65,24 +66,24 @@ def interactions(
 def hessian_products(
     potential: Any, point: Float[Any, " d"], vectors: Float[np.ndarray, "m d"]
 ) -> Float[np.ndarray, "m d"]:
-    """Products of the Hessian at a point with the rows of a matrix, by one program for any m."""
-    m = len(vectors)
-    padded = np.zeros((-(-m // _SIDE_BY_SIDE) * _SIDE_BY_SIDE, vectors.shape[1]), point.dtype)
-    padded[:m] = vectors
-    # All batches are started before the result of the first is waited for.
-    batches = [
-        _products(potential, point, padded[begin : begin + _SIDE_BY_SIDE])
-        for begin in range(0, len(padded), _SIDE_BY_SIDE)
-    ]
-    return np.concatenate([np.asarray(batch) for batch in batches])[:m]
+    """Products of the Hessian at a point with the rows of a matrix."""
+    return gradients_and_products(potential, np.broadcast_to(point, vectors.shape), vectors)[1]
+
+
+def gradients_and_products(
+    potential: Any, points: Float[np.ndarray, "m d"], vectors: Float[np.ndarray, "m d"]
+) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "m d"]]:
+    """Gradients at points and products of the Hessians there with vectors, by one program."""
+    pairs = points, vectors.astype(points.dtype)
+    return map_in_blocks(lambda pairs: _products(potential, *pairs), pairs, _SIDE_BY_SIDE)
 
 
 @compiled
 def _products(
-    potential: Any, point: Float[Array, " d"], vectors: Float[Array, "m d"]
-) -> Float[Array, "m d"]:
-    _, along = jax.linearize(jax.grad(potential), point)
-    return jax.vmap(along)(vectors)
+    potential: Any, points: Float[Array, "m d"], vectors: Float[Array, "m d"]
+) -> tuple[Float[Array, "m d"], Float[Array, "m d"]]:
+    along = partial(jax.jvp, jax.grad(potential))
+    return jax.vmap(lambda point, vector: along((point,), (vector,)))(points, vectors)
 
 
 def _by_columns(products, d: int) -> list[set[int]] | None:

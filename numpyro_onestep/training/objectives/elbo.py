@@ -79,13 +79,16 @@ def elbo_loss(
     """
     num_steps = distribution.num_steps
     parameters, static = eqx.partition(distribution.flow, eqx.is_inexact_array)
+    # The surrogate alone is differentiated, so JAX need not trace the derivatives of all the rest.
+    fixed = jax.lax.stop_gradient(parameters)
+    distribution = distribution.with_flow(eqx.combine(fixed, static))
 
     def images(parameters, z):
         return jax.vmap(lambda at: eqx.combine(parameters, static)(at, num_steps))(z)
 
     # One pass back gives the gradient in the parameters and J^T force, so that the map stands in
     # the compiled program once less.
-    found: Any = jax.vjp(images, parameters, z)
+    found: Any = jax.vjp(images, fixed, z)
     y, pull_back = found
     force, weight, sign = jax.vmap(partial(path_gradient, distribution, potential))(z, y)
     finite = jnp.all(jnp.isfinite(force), axis=1) & jnp.isfinite(weight)
