@@ -32,7 +32,4 @@ BATCH_NUMBERS, SMALLEST_BATCH = 2**14, 8
 FEW_DIMENSIONS = 50
 # Numbers in a pool, unless the user asks for more.
 POOL_NUMBERS = 2**24
-# Up to here the nodes of a structured map have a network from the start.  In more it is added where
-# conditional Gaussians are not enough: it takes most of the time of a step.
-NODES_WITH_NETWORK = 2000
 NODE_WIDTH = 16  # units of the network that the nodes of a structured map share

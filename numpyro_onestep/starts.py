@@ -91,8 +91,7 @@ def _as_fit(found: StructuredFit, problem: Problem, settings: Settings, dtype, r
     structure, key = found.gaussian.structure, stream(rng_key, "structured map")
     preconditioner = preconditioner_of(found, problem.start.dtype, key)
     core = dense_map(settings.flow, structure.num_core, dtype, rng_key)
-    few = structure.num_nodes <= limits.NODES_WITH_NETWORK
-    width = limits.NODE_WIDTH if few and not structure.is_normal else 0
+    width = 0 if structure.is_normal else limits.NODE_WIDTH
     flow = map_of(found, preconditioner, core, width, key)
     elbo: Any = np.asarray(found.elbo, problem.start.dtype)
     return Fit(preconditioner, elbo, structure=structure, flow=flow)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from numpyro_onestep import limits
 from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.corrections.base import AbstractCorrection, Corrected
@@ -23,6 +24,8 @@ from numpyro_onestep.target import Potential
 # Pareto k above which the weights are heavy-tailed enough for rejuvenation to help.  It is well
 # below the limit of 0.7, since k is only known to 0.1 or so.
 _LIGHT_TAIL = 0.4
+# Numbers in a pool whose features are computed: each group of them takes twice its memory.
+_MOST_NUMBERS = 2**27
 # Standard deviations at which the features of a draw are cut, so that single draws in a tail do not
 # rule the balance.
 _FARTHEST = 4.0
@@ -48,9 +51,8 @@ class PSIS(AbstractCorrection):
         """Resample, and rejuvenate where that may help."""
         settings, (pool, evidence, smoothed) = self.settings, weighted
         d = pool.x.shape[1]
-        # With a larger d `resample` would use none of the features, and each group takes as much
-        # memory as the pool.
-        few = d <= settings.num_samples * MOST_FEATURES
+        # With a larger d `resample` would use none of the features.
+        few = d <= settings.num_samples * MOST_FEATURES and pool.x.size <= _MOST_NUMBERS
         features = _features(pool, distribution.base) if few else []
         chosen, capped = resample(rng_key, smoothed, settings.num_samples, features)
         line = f"resampled from {len(pool.x)}"
@@ -58,7 +60,10 @@ class PSIS(AbstractCorrection):
         gap = evidence.log_evidence - evidence.elbo
         num_steps, most_rounds = settings.rejuvenation(d)
         heavy = evidence.pareto_k > _LIGHT_TAIL and NEGLIGIBLE_GAP < gap < math.inf
-        if not (num_steps and heavy):
+        # In many dimensions a round is short and takes long, so there must be a need for it.
+        worth = d <= limits.REJUVENATION or evidence.doubtful
+        worth |= settings.num_rejuvenation_steps is not None
+        if not (num_steps and heavy and worth):
             return result
         preconditioned = PreconditionedPotential(target, distribution.preconditioner)
         x, taken, change = rejuvenate(

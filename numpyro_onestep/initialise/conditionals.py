@@ -40,6 +40,12 @@ class Conditionals(NamedTuple):
     log_precision: Float[np.ndarray, "m n"]  # of each node given its parents too
     to_parents: Float[np.ndarray, "m n p"]  # slopes of its mean in the values of its parents
 
+    @property
+    def slopes(self) -> Float[np.ndarray, "n g"]:
+        """Slopes of the log precisions in the core, by least squares."""
+        centred = self.core - self.core.mean(0)
+        return (np.linalg.pinv(centred, rcond=1e-3) @ self.log_precision).T
+
 
 def conditionals(
     potential: Any,
@@ -71,22 +77,20 @@ def conditionals(
         # The same for all values of the core, so that what these differ by is no noise.
         half = rng.choice([-1.0, 1.0], (_PAIRS, n))
         signs = np.concatenate([half, -half])
+    longest = np.inf if structure.is_normal else scale
     normals = [_of_nodes(structure, at) for at in loc]
-    aside = 0.0
+    aside, largest = 0.0, np.zeros(len(core))
     for _ in range(1 if structure.is_normal else _MOST_ROUNDS):
         points = np.stack([one.images(_with_core(aside * signs, g)) for one in normals])
-        found = _slopes_and_curvature(potential, points, by, dtype)
-        moved = [
-            _step(structure, one, *there, np.inf if structure.is_normal else scale)
-            for one, there in zip(normals, found, strict=True)
-        ]
-        normals, steps = ([one[k] for one in moved] for k in range(2))
-        largest = np.array([np.abs(step / scale).max(initial=0.0) for step in steps])
+        there = _slopes_and_curvature(potential, points, by, dtype)
+        for k, (gradient, hessian) in enumerate(there):
+            normals[k], step = _step(structure, normals[k], gradient, hessian, longest)
+            largest[k] = np.abs(step / scale).max(initial=0.0)
         aside = 1.0
-        if structure.is_normal or np.nanmax(largest) < _SHORT_STEP:
+        if np.nanmax(largest) < _SHORT_STEP:
             break
     fine = np.isfinite(largest) if structure.is_normal else largest < _LONG_STEP
-    normals = [one for one, good in zip(normals, fine, strict=True) if good]
+    normals = [one for one, good in zip(normals, fine.tolist(), strict=True) if good]
     if len(normals) < _FEWEST_KNOWN:
         return None
     mean = np.stack([one.loc[g:] for one in normals])

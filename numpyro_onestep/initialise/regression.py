@@ -88,6 +88,7 @@ def _fit(
         updates, state = optimiser.update(jax.grad(loss)(linear), state)
         return (jax.tree.map(lambda p, u: p + rate * u, linear, updates), state), None
 
-    carry: Any = nodes.linear, optimiser.init(nodes.linear)
+    start: Any = nodes.linear
+    carry: Any = start, optimiser.init(start)
     (linear, _), _ = jax.lax.scan(step, carry, rates)
     return linear

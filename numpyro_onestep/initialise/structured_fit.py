@@ -2,9 +2,8 @@
 
 First each coordinate's own mean and scale, by batch and match; then rounds of the target's expected
 curvature, as in `expected_curvature`.  Only those entries of the Hessian are computed that the
-structure has.  At last the Hessian is looked at on both sides of the Gaussian's centre along each
-coordinate of the core: that shows how the scales of the nodes change with the core, as those of a
-hierarchy do with the standard deviation of its groups.
+structure has.  At last the Gaussians of the nodes are found at a number of values of the core.
+That shows how they change with it, as those of a hierarchy do with the groups' standard deviation.
 """
 
 from typing import Any, NamedTuple
@@ -33,21 +32,16 @@ from numpyro_onestep.structure.structure import Structure
 _NUMBERS, _MOST_DRAWS, _FEWEST_DRAWS = 2**20, 256, 16
 _HESSIANS = 8  # draws over which the Hessian is averaged
 # The same for the draws of an iteration of batch and match.
-_BATCH_NUMBERS, _LARGEST_BATCH, _SMALLEST_BATCH = 2**18, 32, 4
+_BATCH_NUMBERS, _LARGEST_BATCH, _SMALLEST_BATCH = 2**16, 32, 4
 _MOST_ROUNDS = 30
 # Nats, and a fraction of the way to the expected curvature.  After a round that gains less than the
 # first number the next goes half as far; rounds end when the fraction falls below the second.
 _WORTH_A_ROUND, _SMALLEST_FRACTION = 0.05, 0.1
-# Distance from the centre, in standard deviations, at which slopes are measured, the draws of the
-# nodes there, and the largest slope.
-_ASIDE, _SLOPE_DRAWS, _LARGEST_SLOPE = 1.0, 4, 4.0
-
-
 _SIDE_BY_SIDE = 16  # draws that are evaluated at once
 
 
 class StructuredFit(NamedTuple):
-    """The Gaussian, its ELBO (nats), and how each node's log precision changes with the core."""
+    """The Gaussian, its ELBO (nats), and those of the nodes given the core, if they were found."""
 
     gaussian: StructuredGaussian
     elbo: float

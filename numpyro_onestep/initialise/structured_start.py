@@ -62,10 +62,12 @@ def map_of(
     to_parents = gaussian.to_parents * sd[structure.parents] / sd[:, None] * structure.has_parent
     constant, of_core, of_parents = (np.zeros((*m, 3, 2, n)) for m in ((), (g,), (p,)))
     logs, means = slice(2), 2
+    slopes = np.zeros((n, g)) if fit.conditionals is None else fit.conditionals.slopes
     constant[logs] = -2 * np.log(gaussian.sd / sd) - np.log(2)
     # The precision and the gain of a term begin with the same slopes, so that means stay linear in
     # the core.
-    of_core[:, logs] = core_unit(g) * np.stack([tilt.T, -tilt.T], 1)[:, None]
+    tilted = np.stack([slopes + tilt, slopes - tilt])
+    of_core[:, logs] = core_unit(g) * tilted.transpose(2, 0, 1)[:, None]
     of_core[:, means] = core_unit(g) * to_core.T[:, None]
     of_parents[:, means] = to_parents.T[:, None]
     linear = Linear(*jax.device_put([v.astype(dtype) for v in (constant, of_core, of_parents)]))

@@ -79,7 +79,7 @@ def _pass(neighbours, core, most_levels):
     parents: dict[int, list[int]] = {}
     largest = min(_LARGEST_CORE, d)
     while graph:
-        level = _independent(graph)
+        level = _independent(graph, neighbours)
         if not level or len(levels) >= most_levels:
             hub = max(graph, key=lambda i: (len(graph[i]), -i))
             if len(core) >= largest:
@@ -106,10 +106,11 @@ def _are_globals(level: list[int], neighbours: list[set[int]]) -> bool:
     return len(level) <= _FEW and all(len(neighbours[i]) > _MOST_PARENTS for i in level)
 
 
-def _independent(graph: dict[int, set[int]]) -> list[int]:
+def _independent(graph: dict[int, set[int]], neighbours: list[set[int]]) -> list[int]:
     """Coordinates of few neighbours, none of them neighbours of each other."""
     few = [i for i, around in graph.items() if len(around) <= _MOST_PARENTS]
-    few.sort(key=lambda i: len(graph[i]))
+    # Those that had many neighbours at first come last, so that globals are left to the end.
+    few.sort(key=lambda i: (len(neighbours[i]) > _MOST_PARENTS, len(graph[i])))
     chosen, blocked = [], set()
     for i in few:
         if i not in blocked:
