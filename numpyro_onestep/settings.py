@@ -195,7 +195,7 @@ class Settings:
       with `correction="psis"`. A round is made where Pareto k is above 0.4 and the gap above 0.01
       nats. Up to four rounds are made, as long as they change a standard deviation or where k is
       near its limit. 0 leaves the draws where they are. Default None: 25; above 512 dimensions,
-      where a step takes long, 25 * 512 / d in a single round.
+      where a step takes long, 25 * 512 / d in a single round, made where k is near its limit.
     - `pool_size`: draws weighed for the evidence and the correction, at least `num_samples`.
       Default None: 10 for each sample.
     - `batch_bytes`: memory that one batch of Jacobians may take, in bytes. Default 2**26 (64 MiB).

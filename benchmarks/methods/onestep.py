@@ -43,7 +43,7 @@ def weight_figures(sampler: OneStep) -> dict[str, Any]:
         "elbo": sampler.elbo,
         "log_evidence": sampler.log_evidence,
         "pareto_k": sampler.pareto_k,
-        "ess": sampler.ess / sampler.settings.draws.num_pool,
+        "ess": sampler.ess / sampler.result.evidence.num_draws,
     }
 
 
