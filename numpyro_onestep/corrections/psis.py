@@ -24,8 +24,6 @@ from numpyro_onestep.target import Potential
 # Pareto k above which the weights are heavy-tailed enough for rejuvenation to help.  It is well
 # below the limit of 0.7, since k is only known to 0.1 or so.
 _LIGHT_TAIL = 0.4
-# Numbers in a pool whose features are computed: each group of them takes twice its memory.
-_MOST_NUMBERS = 2**27
 # Standard deviations at which the features of a draw are cut, so that single draws in a tail do not
 # rule the balance.
 _FARTHEST = 4.0
@@ -51,8 +49,9 @@ class PSIS(AbstractCorrection):
         """Resample, and rejuvenate where that may help."""
         settings, (pool, evidence, smoothed) = self.settings, weighted
         d = pool.x.shape[1]
-        # With a larger d `resample` would use none of the features.
-        few = d <= settings.num_samples * MOST_FEATURES and pool.x.size <= _MOST_NUMBERS
+        # With a larger d `resample` would use none of the features, and each group takes as much
+        # memory as the pool.
+        few = d <= settings.num_samples * MOST_FEATURES
         features = _features(pool, distribution.base) if few else []
         chosen, capped = resample(rng_key, smoothed, settings.num_samples, features)
         line = f"resampled from {len(pool.x)}"

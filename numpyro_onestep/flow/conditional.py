@@ -81,8 +81,8 @@ def bend(
     """An increasing function of z whose slope passes from bin to bin, and the slope.
 
     The slope is a weighted mean of the bins' slopes.  The weights are differences of the sigmoids
-    (1 + x / (1 + x^2)^(1/2)) / 2, which cost a tenth of logistic ones, and the function is the
-    slope's integral.  With slopes of one it is z.
+    (1 + x / (1 + x^2)^(1/2)) / 2, whose gradient costs a fifth of that of logistic ones, and the
+    function is the slope's integral.  With slopes of one it is z.
     """
     slopes = jnp.exp(log_slopes)
     scaled = _SHARPNESS * (z - jnp.asarray(_EDGES, z.dtype)[:, None])
