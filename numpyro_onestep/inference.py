@@ -30,7 +30,7 @@ from numpyro_onestep.flow import (
     PreconditionedPotential,
 )
 from numpyro_onestep.importance import pool as pools
-from numpyro_onestep.importance.evidence import Evidence, WeightedPool, weigh
+from numpyro_onestep.importance.evidence import WeightedPool, weigh
 from numpyro_onestep.importance.psis import import_ahead
 from numpyro_onestep.initialise import best_fit
 from numpyro_onestep.initialise.best_fit import Fit
@@ -53,8 +53,9 @@ from numpyro_onestep.target.precision import double_energy
 from numpyro_onestep.target.traced import TracedFunction
 from numpyro_onestep.training import loop
 
-# If the user set no step budget, a second step is tried where the pool's ESS, as a fraction of its
-# draws, is below the first number, or below the second while Pareto k may be above its limit.
+# Another map is tried where the pool's ESS, as a fraction of its draws, is below the first number.
+# For a dense map it is the second number while Pareto k may be above its limit.  After a structured
+# map that is half as good, another one takes minutes and is no better.
 _ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
 # Further starts, beside the first, from which the fit of the preconditioner descends.
 _MOST_OTHER_STARTS = 3
@@ -104,9 +105,10 @@ class Inference:
     def _key(self, name: str, index: int = 0) -> PRNGKeyArray:
         return stream(self.rng_key, name, index)
 
-    def _pool_size(self, d: int) -> tuple[int, int, int]:
+    def _pool_size(self, problem: Problem) -> tuple[int, int, int]:
         """Draws of a pool, inflated draws among them, and the memory of a batch (bytes)."""
-        num = self.settings.draws.num_pool_in(d)
+        numbers = problem.potential.num_numbers
+        num = self.settings.draws.num_pool_in(problem.start.size, max(1, numbers))
         num_inflated = int(self.correction.inflated_fraction * num)
         return num, num_inflated, self.settings.draws.batch_bytes
 
@@ -156,7 +158,7 @@ class Inference:
         is_dense = weighted.fit.structure is None
         if is_dense or d > limits.BATCH_AND_MATCH or weighted.training.interrupted:
             return weighted
-        if _is_enough(weighted.evidence):
+        if _is_enough(weighted):
             return weighted
         dense = self._trained(problem, self._fit(problem, None))
         return max((weighted, dense), key=_quality)
@@ -212,7 +214,7 @@ class Inference:
         distribution = FlowDistribution(flow, fit.preconditioner, num_steps=num_steps)
         preconditioned = PreconditionedPotential(potential, fit.preconditioner)
         loop.compile_ahead(distribution, preconditioned, key, settings)
-        pools.compile_ahead(distribution, potential, key, *self._pool_size(start.size))
+        pools.compile_ahead(distribution, potential, key, *self._pool_size(problem))
         import_ahead()
 
     def _fit(self, problem: Problem, structure: Structure | None) -> Fit:
@@ -259,7 +261,7 @@ class Inference:
             # From here on an interrupt or an error does not lose the trained flow.
             self.keep(trained)
             attempts.append(self._weighted(trained, self._key("pool")))
-            if training.interrupted or _is_enough(attempts[-1].evidence):
+            if training.interrupted or _is_enough(attempts[-1]):
                 break
         best = max(attempts, key=_quality)
         if not (best.training.from_gaussian or is_good(best.evidence)):
@@ -280,7 +282,7 @@ class Inference:
         """A weighed pool of the flow's draws, with its evidence."""
         with self.clock.part("draws"):
             potential = trained.problem.potential
-            size = self._pool_size(trained.problem.start.size)
+            size = self._pool_size(trained.problem)
             pool = pools.draw_pool(trained.distribution, potential, rng_key, *size)
             return extended(Weighted, trained, weighted=weigh(pool))
 
@@ -346,9 +348,10 @@ class Inference:
         return found and not is_good(evidence, scan)
 
 
-def _is_enough(evidence: Evidence) -> bool:
-    """Whether the pool's ESS is large enough that no further step budget is tried."""
-    enough = _ENOUGH_ESS_OF_BAD_WEIGHTS if evidence.doubtful else _ENOUGH_ESS
+def _is_enough(weighted: Weighted) -> bool:
+    """Whether the pool's ESS is large enough that no further map is tried."""
+    evidence, is_dense = weighted.evidence, weighted.fit.structure is None
+    enough = _ENOUGH_ESS_OF_BAD_WEIGHTS if evidence.doubtful and is_dense else _ENOUGH_ESS
     return evidence.ess >= enough * evidence.num_draws
 
 

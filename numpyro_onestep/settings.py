@@ -66,11 +66,15 @@ class DrawSettings:
         """Draws that are weighed for the evidence and the correction."""
         return 10 * self.num_samples if self.pool_size is None else self.pool_size
 
-    def num_pool_in(self, d: int) -> int:
-        """The same in d dimensions, where memory may not suffice for as many."""
+    def num_pool_in(self, d: int, num_numbers: int = 1) -> int:
+        """The same in d dimensions, where memory or time may not suffice for as many.
+
+        An evaluation of the target computes `num_numbers` numbers.
+        """
         if self.pool_size is not None:
             return self.pool_size
-        return min(self.num_pool, max(2 * self.num_samples, limits.POOL_NUMBERS // d))
+        most = min(limits.POOL_NUMBERS // d, limits.EVALUATED_NUMBERS // num_numbers)
+        return min(self.num_pool, max(2 * self.num_samples, most))
 
     def rejuvenation(self, d: int) -> tuple[int, int]:
         """Steps of a round of HMC rejuvenation in d dimensions, and the most rounds."""

@@ -142,9 +142,9 @@ def test_the_force_is_the_gradient_of_log_q_minus_log_p(x64, dim, width, num_ste
         score = jnp.linalg.solve(flow.jacobian(z, num_steps).T, jax.grad(log_q)(z))
         return score + jax.grad(target)(flow(z, num_steps)), log_weight(distribution, potential, z)
 
-    force, weight, *_ = jax.jit(lambda at: path_gradient(distribution, potential, at))(z)
-    np.testing.assert_allclose(force, expected(z)[0], rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(weight, expected(z)[1], rtol=1e-10)
+    force, weight, _ = jax.jit(lambda at: path_gradient(distribution, potential, at))(z[None])
+    np.testing.assert_allclose(force[0], expected(z)[0], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(weight[0], expected(z)[1], rtol=1e-10)
 
 
 def _gradients(flow, target, num, key):

@@ -12,6 +12,22 @@ from jaxtyping import PyTree
 BATCH = 1000
 # Draws that one call of a compiled program takes: it loops over two batches.
 BLOCK = 2 * BATCH
+# Numbers that the evaluations of a batch may compute together.  With more of them no cache holds
+# what one operation leaves for the next, and an evaluation takes two to five times as long.
+# Gradients share more of their work, so that fewer than so many side by side take longer.
+_MOST_NUMBERS, _FEWEST_GRADIENTS = 2**21, 8
+
+
+def side_by_side(target: Any, gradients: bool = False) -> int:
+    """Draws at which a target is evaluated side by side: fewer where one evaluation is large.
+
+    Args:
+        target: a function with an attribute `num_numbers`, how many numbers an evaluation computes;
+            without it an evaluation counts as small.
+        gradients: its gradient is evaluated too.
+    """
+    numbers, fewest = getattr(target, "num_numbers", 1), _FEWEST_GRADIENTS if gradients else 1
+    return int(np.clip(_MOST_NUMBERS // max(1, numbers), fewest, BATCH))
 
 
 def map_in_batches(function: Callable, values: PyTree, limit: int = BATCH) -> PyTree:
@@ -22,6 +38,8 @@ def map_in_batches(function: Callable, values: PyTree, limit: int = BATCH) -> Py
     """
     n = len(jax.tree.leaves(values)[0])
     num_batches = -(-n // min(limit, n))
+    if num_batches == 1:
+        return jax.vmap(function)(values)
     size = -(-n // num_batches)
     batches = jax.tree.map(
         lambda leaf: jnp.resize(leaf, (num_batches, size, *leaf.shape[1:])), values

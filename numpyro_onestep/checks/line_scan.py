@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.special import logsumexp
 
-from numpyro_onestep._util.batching import map_in_batches
+from numpyro_onestep._util.batching import map_in_batches, side_by_side
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import clipped
 from numpyro_onestep._util.random import numpy_generator
@@ -220,7 +220,7 @@ def _along_some(potential: Any, x: Float[Array, "m d"], points: Float[Array, "m 
             energy, gradient = jax.value_and_grad(potential)(draw.at[j].set(tick))
             return energy, gradient[j]
 
-        return jax.vmap(at)(ticks)
+        return map_in_batches(at, ticks, few)
 
-    # Two lines at a time: with many rows of data more do not fit the processor's cache.
-    return map_in_batches(one, (x, points), 2)
+    few = side_by_side(potential, gradients=True)
+    return map_in_batches(one, (x, points), max(1, few // points.shape[1]))

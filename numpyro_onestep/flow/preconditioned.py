@@ -17,6 +17,11 @@ class PreconditionedPotential(eqx.Module):
     unconstrained: Any  # a Potential, or any function of x
     preconditioner: AbstractPreconditioner
 
+    @property
+    def num_numbers(self) -> int:
+        """How many numbers an evaluation computes, about; 1 where the function does not say."""
+        return getattr(self.unconstrained, "num_numbers", 1)
+
     def whitened(self, y: Float[Array, " d"]) -> Float[Array, ""]:
         """-log gamma(y) = U(loc + A y) - log|det A| (nats)."""
         x = self.preconditioner.unwhiten(y)

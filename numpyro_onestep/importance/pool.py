@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from numpyro_onestep._util.batching import BATCH, map_in_batches, map_in_blocks
+from numpyro_onestep._util.batching import BATCH, map_in_batches, map_in_blocks, side_by_side
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow import FlowDistribution
 from numpyro_onestep.flow.base_distribution import inflated_scale
@@ -149,13 +149,15 @@ def _weigh(
     """
     base, scale = distribution.base, inflated_scale(z.shape[1])
 
-    def one(z):
+    def densities(z):
         image = distribution.transform.image(z)
         log_base = base.log_density(z)
         if inflated:
             log_own = (math.log1p(-inflated) if inflated < 1 else -math.inf) + log_base
             log_base = jnp.logaddexp(log_own, math.log(inflated) + base.log_density(z, scale))
         log_q = distribution.log_prob_at(z, image)
-        return image.x, -potential(image.x), log_q, log_base - image.log_det, image.sign
+        return image.x, log_q, log_base - image.log_det, image.sign
 
-    return map_in_batches(one, z, batch_size)
+    x, log_q, log_mixture, sign = map_in_batches(densities, z, batch_size)
+    energy = map_in_batches(potential, x, side_by_side(potential))
+    return x, -energy, log_q, log_mixture, sign

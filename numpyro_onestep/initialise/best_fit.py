@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_onestep import limits
+from numpyro_onestep._util.batching import map_in_batches, side_by_side
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.flow.base_distribution import STANDARD_NORMAL, AbstractBaseDistribution
@@ -128,7 +129,8 @@ def base_elbo(
     Draws without a finite density are rejected; minus infinity where that leaves none.
     """
     z = base.sample(rng_key, _ELBO_DRAWS, potential.preconditioner.loc)
-    log_weights = -jax.vmap(potential.whitened)(z) - jax.vmap(base.log_density)(z)
+    energies = map_in_batches(potential.whitened, z, side_by_side(potential))
+    log_weights = -energies - jax.vmap(base.log_density)(z)
     finite = jnp.isfinite(log_weights)
     mean = jnp.sum(jnp.where(finite, log_weights, 0.0)) / jnp.maximum(finite.sum(), 1)
     return mean + jnp.log(jnp.mean(finite))
@@ -216,11 +218,8 @@ def _matched(
     potential: Potential, initial: GaussianPreconditioner, first: Any, rng_key: PRNGKeyArray
 ) -> tuple[Fit, Float[Array, ""]]:
     """Of the fits from several Gaussians the one of highest ELBO, and the second best ELBO."""
-
-    def fit_one(initial, key):
-        key_fit, key_elbo = jr.split(key)
-        return _fit_of(potential, batch_and_match(potential, initial, first, key_fit), key_elbo)
-
-    fits = jax.vmap(fit_one)(initial, jr.split(rng_key, len(initial.loc)))
+    keys = jax.vmap(jr.split)(jr.split(rng_key, len(initial.loc)))
+    gaussians = batch_and_match(potential, initial, first, keys[:, 0])
+    fits = jax.vmap(lambda gaussian, key: _fit_of(potential, gaussian, key))(gaussians, keys[:, 1])
     best, second = jnp.argsort(-fits.elbo)[:2]
     return jax.tree.map(lambda leaf: leaf[best], fits), fits.elbo[second]

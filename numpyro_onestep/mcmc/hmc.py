@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_onestep._util.batching import BLOCK, map_in_batches, map_in_blocks
+from numpyro_onestep._util.batching import BLOCK, map_in_batches, map_in_blocks, side_by_side
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 
@@ -92,4 +92,4 @@ def _chains(
         (end, _, _), accepted = jax.lax.scan(step, state, keys)
         return preconditioner.unwhiten(end), jnp.mean(accepted)
 
-    return map_in_batches(one, chains)
+    return map_in_batches(one, chains, side_by_side(potential, gradients=True))

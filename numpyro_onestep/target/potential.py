@@ -54,6 +54,11 @@ class Potential(eqx.Module):
         energy = self.energy(x)
         return energy if self.completion is None else energy + self.completion(x)
 
+    @property
+    def num_numbers(self) -> int:
+        """How many numbers an evaluation computes, about."""
+        return self.energy.program.num_numbers
+
     def constrain(self, x: Float[Array, " d"]) -> PyTree:
         """The draw x as its user knows it: sites on their supports, or a pytree."""
         return self.outcome(x).samples

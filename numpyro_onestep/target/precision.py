@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
+from numpyro_onestep._util.batching import map_in_batches, map_in_blocks, side_by_side
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import numerics
 from numpyro_onestep.target.potential import Potential
@@ -103,7 +103,7 @@ def energies(potential: Any, x: Float[Any, "n d"], block: int = _BLOCK) -> Float
 
 @compiled
 def _energies(potential: Any, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    return map_in_batches(potential, x)
+    return map_in_batches(potential, x, side_by_side(potential))
 
 
 _SINGLE = {"float64": np.float32, "int64": np.int32, "complex128": np.complex64}

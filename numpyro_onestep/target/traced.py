@@ -52,6 +52,11 @@ class Program:
         values = jex.jaxpr_as_fun(self.closed)(*captured, *args)
         return jax.tree.unflatten(self.out_tree, values)
 
+    @property
+    def num_numbers(self) -> int:
+        """How many numbers an evaluation computes, by the text of the function."""
+        return _num_numbers(self.closed.jaxpr)
+
     def _key(self):
         return self.fingerprint, self.out_tree, tuple(id(call) for call in self._callbacks)
 
@@ -177,6 +182,15 @@ def _inline(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
     return [read(atom) for atom in jaxpr.outvars]
 
 
+def _called(equation: Any) -> Iterator[Any]:
+    """The programs that are parameters of an equation: those of a loop, a branch or a function."""
+    values = list(equation.params.values())
+    for value in jax.tree.leaves(values, is_leaf=lambda v: hasattr(v, "eqns")):
+        inner = getattr(value, "jaxpr", value)
+        if hasattr(inner, "eqns"):
+            yield inner
+
+
 def _callbacks(jaxpr: Any) -> Iterator[Any]:
     """Every Python function that a program calls back."""
     for equation in jaxpr.eqns:
@@ -184,9 +198,17 @@ def _callbacks(jaxpr: Any) -> Iterator[Any]:
             found = (v for v in equation.params.values() if callable(v))
             # JAX wraps the function anew at each trace.
             yield from (getattr(v, "callback_func", v) for v in found)
-        for value in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
-        ):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from _callbacks(inner)
+        for inner in _called(equation):
+            yield from _callbacks(inner)
+
+
+def _num_numbers(jaxpr: Any) -> int:
+    """The size of all values in a program; a loop of unknown length counts once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [_num_numbers(called) for called in _called(equation)]
+        if inner:
+            total += equation.params.get("length", 1) * sum(inner)
+        else:
+            total += sum(int(np.prod(var.aval.shape)) for var in equation.outvars)
+    return total

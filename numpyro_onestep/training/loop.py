@@ -35,9 +35,9 @@ from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, lo
 # Iterations that are compiled into one call.  With fewer the overhead of a call would matter, with
 # more an interrupt and the progress bar would have to wait.
 _CHUNK = 100
-# Gap (nats) below which a structured map may be done early, and the dimension from which on that
-# grows in proportion.
-_NEAR, _NEAR_DIM = 0.005, 50
+# Gap (nats) below which the training of a structured map may end early, and the dimension from
+# which on that grows in proportion.
+_NEAR, _NEAR_DIM = 0.01, 50
 
 
 class TrainingState(eqx.Module):
@@ -239,13 +239,13 @@ class _Run:
 
 
 def _near(distribution: FlowDistribution) -> float:
-    """The gap (nats) below which a structured map may be done after a few hundred iterations.
+    """The gap (nats) below which training may end after a few hundred iterations.
 
-    Its scales are right from the start, even in a funnel.  At a constant learning rate the noise of
-    the steps alone leaves a gap that grows with d; cooling removes it.
+    A structured map has the right scales from the start, even in a funnel.  At a constant learning
+    rate the noise of the steps alone leaves a gap that grows with d; cooling removes it.
     """
     if not isinstance(distribution.flow, StructuredMap):
-        return 0.0
+        return stopping.SMALL_GAP
     return _NEAR * max(1.0, distribution.dim / _NEAR_DIM)
 
 

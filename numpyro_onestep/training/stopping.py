@@ -15,10 +15,10 @@ from jaxtyping import Array, Bool, Float
 
 # Iterations before convergence is judged: the ELBO stops rising long before the tails are right.
 FEWEST_STEPS = 1000
-# Nats.  Convergence is judged sooner where the gap is below this, since a flow so near the target
-# has no tails that matter.
-_NEGLIGIBLE_GAP = 0.002
-# Where the gap is small the last half of so many iterations decide, once there are so many.
+# Nats.  Where the gap is below this the last iterations decide, since a flow so near the target has
+# no tails that matter.
+SMALL_GAP = 0.002
+# The last half of so many iterations decide then, once there are so many.
 _RECENT, _FEWEST_RECENT = 400, 200
 # The tolerance as a fraction of the remaining gap.  With a slower rise than this, twice the time
 # would not gain half of the gap.
@@ -56,7 +56,10 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    losses: Float[np.ndarray, " n"], batch_size: int, tolerance: float, near: float = 0.0
+    losses: Float[np.ndarray, " n"],
+    batch_size: int,
+    tolerance: float,
+    near: float = SMALL_GAP,
 ) -> Judgement:
     """Whether training may end after these losses, each the mean over a batch of own draws.
 
@@ -64,19 +67,18 @@ def judge(
         losses: minus the ELBO at every iteration so far (nats).
         batch_size: number of draws in each mean.
         tolerance: the rise below which training has converged (nats).
-        near: a gap (nats) below which the last few hundred iterations decide. Default 0: half of
-            all iterations decide.
+        near: a gap (nats) below which the last few hundred iterations decide; above it half of
+            all iterations do. Default 0.002.
     """
-    if near:
-        rise, noise, deviation = recent_rise(losses[-_RECENT:], _FEWEST_RECENT)
-        gap = 0.5 * batch_size * deviation**2
-        if gap < near and rise + noise < tolerance:
-            return Judgement(rise, gap, converged=True, still_rising=False, is_judged=True)
-    rise, noise, deviation = recent_rise(losses)
     # The gap is about half the variance of the log weights.
+    rise, noise, deviation = recent_rise(losses[-_RECENT:], _FEWEST_RECENT)
+    gap = 0.5 * batch_size * deviation**2
+    if gap < near and rise + noise < max(tolerance, _RELATIVE_TOLERANCE * near):
+        return Judgement(rise, gap, converged=True, still_rising=False, is_judged=True)
+    rise, noise, deviation = recent_rise(losses)
     gap = 0.5 * batch_size * deviation**2
     tolerance = max(tolerance, min(_RELATIVE_TOLERANCE * gap, _LARGEST_TOLERANCE * tolerance))
-    enough = len(losses) >= FEWEST_STEPS or gap < _NEGLIGIBLE_GAP
+    enough = len(losses) >= FEWEST_STEPS
     return Judgement(
         rise=rise,
         gap=gap,

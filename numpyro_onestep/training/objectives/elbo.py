@@ -17,15 +17,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from numpyro_onestep._util.batching import map_in_batches, side_by_side
 from numpyro_onestep.flow import FlowDistribution, PreconditionedPotential
 
 
 class PathGradient(NamedTuple):
-    """The force on one draw, its log weight (nats), and the sign of the map's determinant there."""
+    """For each draw its force, its log weight (nats), and the sign of the map's determinant."""
 
-    force: Float[Array, " d"]
-    log_weight: Float[Array, ""]
-    sign: Float[Array, ""]
+    force: Float[Array, "n d"]
+    log_weight: Float[Array, " n"]
+    sign: Float[Array, " n"]
 
 
 class DrawWeights(NamedTuple):
@@ -47,18 +48,23 @@ def log_weight(
 def path_gradient(
     distribution: FlowDistribution,
     potential: PreconditionedPotential,
-    z: Float[Array, " d"],
-    image: Float[Array, " d"] | None = None,
+    z: Float[Array, "n d"],
+    images: Float[Array, "n d"] | None = None,
 ) -> PathGradient:
-    """grad_y log q(y) - grad_y log gamma(y) at y = T(z), in whitened coordinates.
+    """grad_y log q(y) - grad_y log gamma(y) at y = T(z), in whitened coordinates, for a batch.
 
-    `image` is y where it is known already.
+    `images` are y where they are known already.
     """
-    log_base, score = jax.value_and_grad(distribution.base.log_density)(z)
-    y, score, log_det, sign = distribution.flow.score(z, score, distribution.num_steps, image)
-    energy, energy_gradient = jax.value_and_grad(potential.whitened)(y)
-    weight = -energy - log_base + log_det
-    return PathGradient(score + energy_gradient, weight, sign)
+
+    def of_flow(z, image):
+        log_base, score = jax.value_and_grad(distribution.base.log_density)(z)
+        y, score, log_det, sign = distribution.flow.score(z, score, distribution.num_steps, image)
+        return y, score, log_det - log_base, sign
+
+    y, score, minus_log_q, sign = jax.vmap(of_flow)(z, images)
+    of_target = jax.value_and_grad(potential.whitened)
+    energy, energy_gradient = map_in_batches(of_target, y, side_by_side(potential, gradients=True))
+    return PathGradient(score + energy_gradient, minus_log_q - energy, sign)
 
 
 def elbo_loss(
@@ -90,7 +96,7 @@ def elbo_loss(
     # the compiled program once less.
     found: Any = jax.vjp(images, fixed, z)
     y, pull_back = found
-    force, weight, sign = jax.vmap(partial(path_gradient, distribution, potential))(z, y)
+    force, weight, sign = path_gradient(distribution, potential, z, y)
     finite = jnp.all(jnp.isfinite(force), axis=1) & jnp.isfinite(weight)
     inwards = y / jnp.maximum(jnp.linalg.norm(y, axis=1, keepdims=True), 1e-30)
     inwards *= force_clip if math.isfinite(force_clip) else 1.0
