@@ -72,7 +72,7 @@ def batch_and_match(
     def step(carry):
         done, until, streak, loc, factor = carry
         loc, factor, mismatch = update(loc, factor, keys[:, done], first + done)
-        streak = jnp.where(mismatch < _MATCHED, streak + 1, 0)
+        streak: Any = jnp.where(mismatch < _MATCHED, streak + 1, 0)
         done = done + 1
         any_matched = jnp.any(streak >= _MATCHED_BATCHES)
         soon = jnp.maximum(_FEWEST_ITERATIONS, _PATIENCE * done)

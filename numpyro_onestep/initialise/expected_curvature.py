@@ -31,9 +31,9 @@ from numpyro_onestep.initialise.laplace import (
 )
 from numpyro_onestep.target import Potential
 
+# Iterations.  As in batch and match the learning rate falls as 1 / t in the first half of them, and
+# then as 1 / t^4.
 _NUM_ITERATIONS = 300
-# Iterations.  As in batch and match the learning rate falls as 1 / t up to here, then as 1 / t^4.
-_NUM_ADAPTING = 150
 _RATE = 32  # learning rate of the first iteration, as that of batch and match in 32 dimensions
 _BATCH_SIZE = 32  # draws in each iteration
 # Largest difference of the target's score and the Gaussian's in a coordinate, in standard
@@ -63,6 +63,7 @@ def independent_match(
     start: Float[Array, " d"],
     rng_key: PRNGKeyArray,
     batch_size: int = _BATCH_SIZE,
+    num_iterations: int = _NUM_ITERATIONS,
 ) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """Mean and scales by batch and match of each coordinate, from a small Gaussian about a point.
 
@@ -82,16 +83,16 @@ def independent_match(
         g = jnp.clip(excess, -_SCORE_CLIP, _SCORE_CLIP) - z
         # Cai et al., algorithm 1, in one dimension with current mean 0 and variance 1.
         time = index + 1.0
-        rate = batch_size * _RATE / time * jnp.minimum(1, _NUM_ADAPTING / time) ** 3
+        rate = batch_size * _RATE / time * jnp.minimum(1, 0.5 * num_iterations / time) ** 3
         shrunk = rate / (1 + rate)
         u = rate * g.var(0) + shrunk * g.mean(0) ** 2
         v = 1 + rate * z.var(0)  # the mean of z and -z is zero
         variance = 2 * v / (1 + jnp.sqrt(1 + 4 * u * v))
         return (loc + scale * shrunk * variance * g.mean(0), scale * jnp.sqrt(variance)), None
 
-    keys = jr.split(rng_key, _NUM_ITERATIONS)
+    keys = jr.split(rng_key, num_iterations)
     carry = start, jnp.full(d, _FIRST_SCALE, dtype)
-    (loc, scale), _ = jax.lax.scan(step, carry, (jnp.arange(_NUM_ITERATIONS), keys))
+    (loc, scale), _ = jax.lax.scan(step, carry, (jnp.arange(num_iterations), keys))
     return loc, scale
 
 

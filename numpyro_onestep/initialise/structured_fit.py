@@ -31,8 +31,10 @@ from numpyro_onestep.structure.structure import Structure
 # more and no fewer than the last two say.
 _NUMBERS, _MOST_DRAWS, _FEWEST_DRAWS = 2**20, 256, 16
 _HESSIANS = 8  # draws over which the Hessian is averaged
-# The same for the draws of an iteration of batch and match.
+# The same for the draws of an iteration of batch and match, and the number of its iterations: after
+# three times as many the rounds that follow ended at the same ELBO.
 _BATCH_NUMBERS, _LARGEST_BATCH, _SMALLEST_BATCH = 2**16, 32, 4
+_ITERATIONS = 100
 _MOST_ROUNDS = 30
 # Nats, and a fraction of the way to the expected curvature.  After a round that gains less than the
 # first number the next goes half as far; rounds end when the fraction falls below the second.
@@ -125,7 +127,9 @@ def _elbo(potential, gaussian: StructuredGaussian, z, dtype) -> tuple[float, np.
 @compiled
 def _independent(potential, points, rng_key, batch: int):
     keys = jr.split(rng_key, len(points))
-    return jax.vmap(lambda at, key: independent_match(potential, at, key, batch))(points, keys)
+    return jax.vmap(lambda at, key: independent_match(potential, at, key, batch, _ITERATIONS))(
+        points, keys
+    )
 
 
 @compiled
