@@ -201,7 +201,8 @@ class Settings:
       near its limit. 0 leaves the draws where they are. Default None: 25; above 512 dimensions,
       where a step takes long, 25 * 512 / d in a single round, made where k is near its limit.
     - `pool_size`: draws weighed for the evidence and the correction, at least `num_samples`.
-      Default None: 10 for each sample.
+      Default None: 10 for each sample, and down to 2 in thousands of dimensions or with tens of
+      thousands of rows of data.
     - `batch_bytes`: memory that one batch of Jacobians may take, in bytes. Default 2**26 (64 MiB).
     - `progress_bar`: show a progress bar while training. Default True.
 
