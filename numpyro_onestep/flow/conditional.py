@@ -121,10 +121,12 @@ class Linear(eqx.Module):
         sees_core: Bool[Array, "g m"],
     ) -> Float[Array, "3 2 m"]:
         """The values for the nodes of a slice."""
+        constant = self.constant[..., rows]
         slopes = jnp.where(sees_core[:, None, None], self.of_core[..., rows], 0.0)
-        of_core = jnp.tensordot(core / core_unit(core.size), slopes, 1)
+        # A product with a matrix; a sum over the first of four axes takes up to twice as long.
+        of_core = (core / core_unit(core.size)) @ slopes.reshape(core.size, constant.size)
         of_parents = jnp.sum(self.of_parents[..., rows] * around[:, None, None], 0)
-        return self.constant[..., rows] + of_core + of_parents
+        return constant + of_core.reshape(constant.shape) + of_parents
 
 
 class Conditional(eqx.Module):

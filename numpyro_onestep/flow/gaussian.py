@@ -6,10 +6,12 @@ learn.
 """
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
@@ -40,7 +42,7 @@ class AbstractPreconditioner(eqx.Module):
     def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """A A^T v."""
 
-    def matrix(self) -> Float[Array, "d d"]:
+    def matrix(self) -> Float[Any, "d d"]:
         """A itself, for a number of dimensions in which it can be formed."""
         images = jax.vmap(self.unwhiten)(jnp.eye(self.loc.size, dtype=self.loc.dtype))
         return (images - self.loc).T
@@ -155,6 +157,15 @@ class StructuredPreconditioner(AbstractPreconditioner):
         return self._times(
             jnp.concatenate([ordered[:g] @ self.core_tril, ordered[g:] * self.scale])
         )
+
+    def matrix(self) -> Float[Any, "d d"]:
+        """A itself, as a NumPy array: JAX would compile a program for each operation."""
+        g, d = len(self.core_tril), self.loc.size
+        ordered = np.zeros((d, d), self.loc.dtype)
+        ordered[:g, :g] = self.core_tril
+        nodes = np.arange(g, d)
+        ordered[nodes, nodes] = self.scale
+        return ordered[np.asarray(self.place)]
 
     def _times(self, y):
         g = len(self.core_tril)
