@@ -13,7 +13,6 @@ import pytest
 from numpyro_onestep.structure import interactions as finding
 from numpyro_onestep.structure.curvature import colouring, curvature, probes
 from numpyro_onestep.structure.interactions import interactions
-from numpyro_onestep.structure.normality import is_normal_given_core
 from numpyro_onestep.structure.structure import Structure, structure_of
 from numpyro_onestep.structure.verification import unexplained
 from numpyro_onestep.target import Potential, function_target, model_target
@@ -379,26 +378,3 @@ def test_an_edge_that_is_seen_only_far_from_the_start_is_missed_and_then_noticed
     assert unexplained(potential, found(neighbours), draws, scale, rng) == 2
     draws[1] = np.nan  # a point without a finite Hessian says nothing
     assert unexplained(potential, found(neighbours), draws, scale, rng) == 0
-
-
-def grouped(of_counts):
-    """Ten groups with a common mean and scale, and counts or normal values in each."""
-
-    def model(y):
-        mu = numpyro.sample("mu", dist.Normal(0, 1))
-        tau = numpyro.sample("tau", dist.HalfNormal(1))
-        with numpyro.plate("group", len(y)):
-            at = numpyro.sample("at", dist.Normal(mu, tau))
-            likelihood = dist.Poisson(jnp.exp(at)) if of_counts else dist.Normal(at, 1.0)
-            numpyro.sample("y", likelihood, obs=y)
-
-    return model
-
-
-@pytest.mark.parametrize("of_counts", [False, True])
-def test_nodes_are_normal_given_the_core_unless_they_are_of_counts(of_counts):
-    y = jnp.arange(10.0)
-    _, potential, start = model_target(jr.key(0), grouped(of_counts), (y,), {})
-    structure = found(graph_of(potential, start))
-    assert core_of(structure) == {10, 11}
-    assert is_normal_given_core(potential, structure, start, jr.key(1)) == (not of_counts)
