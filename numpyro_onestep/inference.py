@@ -55,7 +55,7 @@ from numpyro_onestep.training import loop
 
 # Another map is tried where the pool's ESS, as a fraction of its draws, is below the first number.
 # For a dense map it is the second number while Pareto k may be above its limit.  After a structured
-# map that is half as good, another one takes minutes and is no better.
+# map, with its many dimensions, another one takes long.
 _ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
 # Further starts, beside the first, from which the fit of the preconditioner descends.
 _MOST_OTHER_STARTS = 3
@@ -107,8 +107,8 @@ class Inference:
 
     def _pool_size(self, problem: Problem) -> tuple[int, int, int]:
         """Draws of a pool, inflated draws among them, and the memory of a batch (bytes)."""
-        numbers = problem.potential.num_numbers
-        num = self.settings.draws.num_pool_in(problem.start.size, max(1, numbers))
+        d, num_numbers = problem.start.size, problem.potential.num_numbers
+        num = self.settings.draws.num_pool_in(d, num_numbers)
         num_inflated = int(self.correction.inflated_fraction * num)
         return num, num_inflated, self.settings.draws.batch_bytes
 

@@ -27,7 +27,7 @@ def side_by_side(target: Any, gradients: bool = False) -> int:
         gradients: its gradient is evaluated too.
     """
     numbers, fewest = getattr(target, "num_numbers", 1), _FEWEST_GRADIENTS if gradients else 1
-    return int(np.clip(_MOST_NUMBERS // max(1, numbers), fewest, BATCH))
+    return int(np.clip(_MOST_NUMBERS // numbers, fewest, BATCH))
 
 
 def map_in_batches(function: Callable, values: PyTree, limit: int = BATCH) -> PyTree:

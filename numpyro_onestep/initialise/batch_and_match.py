@@ -30,7 +30,7 @@ BATCH_SIZE = 32  # draws in each iteration
 # Nats.  A Gaussian matches where half the mean squared difference of the two scores, in whitened
 # units, is below the first number in two batches that follow each other.  Where the target is as
 # concave as the Gaussian, that bounds the Kullback-Leibler divergence (the logarithmic Sobolev
-# inequality).  Posteriors of many observations come there after some ten batches.
+# inequality).  Posteriors of many observations come there after a few batches.
 _MATCHED, _MATCHED_BATCHES = 0.01, 2
 # Once one of the Gaussians matches, the others take at most so many iterations in all, or so many
 # times those that it took: one that starts far away may never match.

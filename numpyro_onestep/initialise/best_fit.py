@@ -132,8 +132,7 @@ def base_elbo(
     energies = map_in_batches(potential.whitened, z, side_by_side(potential))
     log_weights = -energies - jax.vmap(base.log_density)(z)
     finite = jnp.isfinite(log_weights)
-    total: Any = jnp.sum(jnp.asarray(jnp.where(finite, log_weights, 0.0)))
-    mean = total / jnp.maximum(finite.sum(), 1)
+    mean = jnp.sum(log_weights, where=finite) / jnp.maximum(finite.sum(), 1)
     return mean + jnp.log(jnp.mean(finite))
 
 

@@ -32,7 +32,7 @@ from numpyro_onestep.structure.structure import Structure
 _NUMBERS, _MOST_DRAWS, _FEWEST_DRAWS = 2**20, 256, 16
 _HESSIANS = 8  # draws over which the Hessian is averaged
 # The same for the draws of an iteration of batch and match, and the number of its iterations: after
-# three times as many the rounds that follow ended at the same ELBO.
+# three times as many the rounds that follow ended within two nats of the same ELBO.
 _BATCH_NUMBERS, _LARGEST_BATCH, _SMALLEST_BATCH = 2**16, 32, 4
 _ITERATIONS = 100
 _MOST_ROUNDS = 30

@@ -57,7 +57,7 @@ class Potential(eqx.Module):
     @property
     def num_numbers(self) -> int:
         """How many numbers an evaluation computes, about."""
-        return self.energy.program.num_numbers
+        return self.energy.num_numbers
 
     def constrain(self, x: Float[Array, " d"]) -> PyTree:
         """The draw x as its user knows it: sites on their supports, or a pytree."""

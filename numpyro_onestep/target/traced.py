@@ -52,11 +52,6 @@ class Program:
         values = jex.jaxpr_as_fun(self.closed)(*captured, *args)
         return jax.tree.unflatten(self.out_tree, values)
 
-    @property
-    def num_numbers(self) -> int:
-        """How many numbers an evaluation computes, by the text of the function."""
-        return _num_numbers(self.closed.jaxpr)
-
     def _key(self):
         return self.fingerprint, self.out_tree, tuple(id(call) for call in self._callbacks)
 
@@ -87,6 +82,11 @@ class TracedFunction(eqx.Module):
     def __call__(self, *args: Array) -> PyTree:
         """The function's value."""
         return _evaluate(self, *args)
+
+    @property
+    def num_numbers(self) -> int:
+        """How many numbers an evaluation computes, by the text of the function; at least 1."""
+        return max(1, _num_numbers(self.program.closed.jaxpr))
 
 
 @eqx.filter_jit

@@ -78,11 +78,10 @@ def judge(
     rise, noise, deviation = recent_rise(losses)
     gap = 0.5 * batch_size * deviation**2
     tolerance = max(tolerance, min(_RELATIVE_TOLERANCE * gap, _LARGEST_TOLERANCE * tolerance))
-    enough = len(losses) >= FEWEST_STEPS
     return Judgement(
         rise=rise,
         gap=gap,
-        converged=enough and rise + noise < tolerance,
+        converged=len(losses) >= FEWEST_STEPS and rise + noise < tolerance,
         still_rising=rise - noise > tolerance,
         is_judged=math.isfinite(rise),
     )
