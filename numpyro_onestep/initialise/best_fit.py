@@ -31,6 +31,7 @@ from numpyro_onestep.initialise.expected_curvature import (
 )
 from numpyro_onestep.initialise.laplace import laplace, low_rank_laplace
 from numpyro_onestep.optimise.lbfgs import descend, descent
+from numpyro_onestep.optimise.ridges import along_ridge
 from numpyro_onestep.structure.structure import Structure
 from numpyro_onestep.target import Potential
 
@@ -73,8 +74,8 @@ def best_fit(
 ) -> Fit:
     """The best fit, from the first start and from each that descends to a lower energy.
 
-    A descent can end in a mode of no mass, which the fit alone does not show; other descents cost
-    milliseconds.
+    A descent can end in a mode of no mass, which the fit alone does not show, or stop on a ridge on
+    its way; other descents cost milliseconds.
 
     Raises:
         ValueError: `starts` is empty.
@@ -91,6 +92,12 @@ def best_fit(
             best = fit
     if best is None:
         raise ValueError("best_fit needs a point to start from, but starts is empty.")
+    if isinstance(best.preconditioner, GaussianPreconditioner) and np.isfinite(float(best.elbo)):
+        gaussian = best.preconditioner
+        point = along_ridge(potential, gaussian.loc, np.asarray(gaussian.matrix(), np.float64))
+        if point is not None:
+            fit = fit_preconditioner(potential, point, stream(rng_key, "ridge"))
+            best = fit if float(fit.elbo) > float(best.elbo) else best
     return best
 
 

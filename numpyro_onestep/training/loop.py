@@ -57,7 +57,7 @@ class TrainingResult:
     flow: AbstractFlowMap
     from_gaussian: bool = True  # the flow started from one Gaussian, not from a mixture
     learning_rate_scale: float = 1.0  # at the end; steps too far have lowered it from 1
-    num_undone: int = 0  # chunks undone, since their ELBO was below that of the mixture
+    num_undone: int = 0  # chunks undone, since their ELBO was too low or the map stayed folded
     records: dict[Stage, Records] = field(default_factory=dict)
     chunk_seconds: tuple[float, ...] = ()  # the first waits for compilation
     converged: bool = True
@@ -165,9 +165,10 @@ class _Run:
     def stage(self, stage: Stage, rng_key: PRNGKeyArray) -> None:
         """Run one stage, and keep the flow and the records of every chunk.
 
-        A chunk whose ELBO is below the floor is undone.  So is the chunk before it, at whose end
-        the loss of mass may have begun.  The cause is a step that is small for most components of a
-        mixture, but many standard deviations of the narrowest.
+        A chunk whose ELBO is below the floor, or throughout which the map is folded, is undone.  So
+        is the chunk before it, at whose end that may have begun.  The cause is a step that is too
+        long, or small for most components of a mixture but many standard deviations of the
+        narrowest.
         """
         schedule, losses = self.settings.schedule, self.settings.losses
         total = schedule.max_steps if stage == "evidence" else schedule.num_distillation_steps
@@ -190,7 +191,8 @@ class _Run:
                 key = stream(rng_key, "chunk", len(chunks))
                 new, records = self._chunk(state, key, rates, stage)
                 chunks.append(records)
-                if stopping.is_below(self.floor, records.loss):
+                below = stopping.is_below(self.floor, records.loss)
+                if below or stopping.is_folded(records.folded):
                     scale, (state, count) = stopping.SCALE_BELOW * state.learning_rate_scale, safe
                     state = eqx.tree_at(lambda s: s.learning_rate_scale, state, scale)
                     del accepted[count:]

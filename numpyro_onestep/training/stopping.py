@@ -1,9 +1,10 @@
 """Rules for when training has converged, and when a step went too far: functions of the losses.
 
-Two rules undo a step that went too far.  Where the map folds at too many draws of a batch, that one
-step is undone (`after_folds`).  Where a whole chunk of a flow that starts from a mixture has a
-lower ELBO than the mixture itself, the chunk is undone (`is_below`).  Both lower the learning-rate
-scale, so that the following steps are smaller.
+Three rules undo steps that went too far.  Where the map folds at too many draws of a batch, that
+one step is undone (`after_folds`).  Where that does not help, since the map still folds at most
+iterations of a chunk, the chunk is undone (`is_folded`).  So is the chunk of a flow that starts
+from a mixture where its ELBO is below that of the mixture itself (`is_below`).  All of them lower
+the learning-rate scale, so that the following steps are smaller.
 """
 
 import math
@@ -36,7 +37,7 @@ _BELOW, _BELOW_ERRORS = 0.05, 4.0
 # Fraction of the batch at which the map folds, above which a step is undone, and the factor on the
 # learning-rate scale after it.
 _MOST_FOLDED, _SCALE_AFTER_FOLDS = 0.25, 0.7
-# Factor on the learning-rate scale after a chunk that has lost mass.
+# Factor on the learning-rate scale after a chunk that was undone.
 SCALE_BELOW = 0.3
 
 
@@ -110,6 +111,15 @@ def after_folds(
     too_far = folded > _MOST_FOLDED
     undone = too_far if from_gaussian else folded > 0.0
     return undone, jnp.where(too_far, _SCALE_AFTER_FOLDS * scale, scale)
+
+
+def is_folded(folded: Float[np.ndarray, " n"]) -> bool:
+    """Whether the map folded at too many draws in most of these iterations.
+
+    Undoing single steps is then of no use: the average of earlier flows, to which it goes back, is
+    itself folded.
+    """
+    return bool(np.mean(folded > _MOST_FOLDED) > 0.5)
 
 
 def is_below(floor: float, losses: Float[np.ndarray, " n"]) -> bool:
