@@ -115,6 +115,7 @@ def test_a_start_that_leads_to_a_mode_of_no_mass_is_left_for_a_better_one(centre
     assert lost.elbo < -7
 
 
+@pytest.mark.slow
 def test_a_fit_goes_on_where_no_other_agrees():
     # Two centred effects in each of 120 groups: the first fits end hundreds of nats apart.
     num = 120
@@ -165,3 +166,24 @@ def test_a_hierarchy_of_many_groups_is_fitted_as_one_of_few(num_groups):
     start = jnp.zeros(num_groups + 2)
     fit = fit_preconditioner(Potential.of(potential, None, start), start, jr.key(0))
     assert log_z - 2.0 < float(fit.elbo) < log_z + 0.5
+
+
+@pytest.mark.parametrize("distance", [1e4, 1e5])
+def test_a_ridge_is_followed_to_the_mass(distance):
+    # Fifty data far from the start: across the ridge, in log sigma, the curvature is large, and
+    # along it, in mu, a descent from the start stands still long before the data.
+    y = distance + jnp.linspace(-1.7, 1.7, 50)
+
+    def potential(x):
+        mu, log_sigma = x
+        likelihood = 0.5 * jnp.sum(((y - mu) / jnp.exp(log_sigma)) ** 2) + 50 * log_sigma
+        prior = 0.5 * (mu / (10 * distance)) ** 2 + 0.5 * (jnp.exp(log_sigma) / 10) ** 2
+        return likelihood + prior
+
+    start = jnp.zeros(2)
+    for seed in range(3):
+        found = best_fit(Potential.of(potential, None, start), [start], jr.key(seed))
+        # The spread of the data is about one.
+        np.testing.assert_allclose(found.preconditioner.loc, [distance, 0.0], atol=0.2)
+        sd = np.sqrt(np.diag(found.preconditioner.scale_tril @ found.preconditioner.scale_tril.T))
+        np.testing.assert_allclose(sd, [1 / 50**0.5, 1 / 100**0.5], rtol=0.1)

@@ -102,6 +102,7 @@ def test_chains_that_have_not_mixed_say_so():
     assert any("R-hat of the correcting chains" in message for message in sampler.messages)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_gaussian_closes_on_its_evidence():
     target = correlated_gaussian(5)
     sampler = OneStep(potential_fn=target, progress_bar=False)

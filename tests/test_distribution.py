@@ -144,6 +144,7 @@ def test_a_sampler_gives_its_posterior_and_transform(schools):
     np.testing.assert_allclose(q.log_prob(x[:200]), log_q[:200], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_nuts_on_the_distribution_as_a_site_has_its_moments():
     target = dist.MultivariateNormal(jnp.array([1.0, -1.0]), jnp.array([[1.0, 0.5], [0.5, 2.0]]))
     sampler = OneStep(potential_fn=lambda x: -target.log_prob(x), **QUICK)

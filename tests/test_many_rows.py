@@ -19,6 +19,7 @@ def rows(y):
     numpyro.sample("y", dist.Normal(loc[None], 1).to_event(1), obs=y)
 
 
+@pytest.mark.slow
 def test_many_rows_have_the_exact_evidence_and_moments():
     y = (np.array([1.0, -2.0]) + np.random.default_rng(0).standard_normal((ROWS, 2))).astype("f4")
     sampler = OneStep(rows, num_samples=500, progress_bar=False)

@@ -124,6 +124,7 @@ OneStep(potential_fn=potential, **settings).run(jax.random.key(0), init_params=j
 """
 
 
+@pytest.mark.slow
 def test_a_model_with_two_cholesky_factors_ends():
     # Where batched LAPACK calls wait for each other it never does, hence another process.
     subprocess.run([sys.executable, "-c", TWO_PROCESSES], check=True, timeout=300)

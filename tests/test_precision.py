@@ -29,6 +29,7 @@ def poisson(y):
     numpyro.sample("y", dist.Poisson(rate), obs=y)
 
 
+@pytest.mark.slow
 def test_binomial_counts_of_a_hundred_thousand(capsys):
     y = np.random.default_rng(2).binomial(100_000, 0.3, 200)
     n, total = 100_000, y.sum()
@@ -45,6 +46,7 @@ def test_binomial_counts_of_a_hundred_thousand(capsys):
     assert abs(single.log_evidence - exact) > 1
 
 
+@pytest.mark.slow
 def test_poisson_counts_in_a_thousand_rows():
     y = np.random.default_rng(0).poisson(1700, 1000)
     a, b, total = 2.0, 0.001, y.sum()

@@ -106,6 +106,7 @@ def test_more_steps_give_a_bound_too(num_flow_steps):
     assert abs(sampler.log_evidence - log_z) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
 def test_distillation_alone_gives_the_same_evidence_at_every_number_of_steps():
     sampler = OneStep(
@@ -240,7 +241,7 @@ def test_weights_that_cannot_be_trusted_are_said_so(capsys):
 
 def test_values_that_are_not_finite_are_said_so():
     def broken(x):
-        return jnp.where(x[0] > 2.0, jnp.nan, 0.5 * jnp.sum(x**2))
+        return jnp.where(x[0] > 1.0, jnp.nan, 0.5 * jnp.sum(x**2))
 
     sampler = OneStep(potential_fn=broken, **QUICK)
     found = collect(sampler, init_params=jnp.zeros(2))
@@ -336,6 +337,7 @@ def test_runs_in_double_precision(x64):
     assert error < 4 * sampler.log_evidence_std_error + 1e-3
 
 
+@pytest.mark.slow
 def test_the_evidence_of_the_readme_agrees_with_numerical_integration():
     from examples.quickstart import model
 
