@@ -144,6 +144,7 @@ class Inference:
                 weighted = self._precise(weighted, double, environment)
             result = self._finished(weighted)
             self.keep(result)
+            result = self._or_structured(result)
             if self._has_obstacle(result):
                 # No gradient shows an edge or a step, so no flow can be trained around it.
                 found = self._explored(result.problem, result.fit)
@@ -162,6 +163,21 @@ class Inference:
             return weighted
         dense = self._trained(problem, self._fit(problem, None))
         return max((weighted, dense), key=_quality)
+
+    def _or_structured(self, result: Result) -> Result:
+        """The same result; where one of few coordinates is doubted, the better of two maps."""
+        problem, is_tried = result.problem, result.fit.structure is not None
+        is_tried |= problem.start.size >= limits.STRUCTURED_MAP
+        doubted = bool(result.messages) and result.evidence.doubtful
+        if is_tried or not doubted or result.training.interrupted:
+            return result
+        with self.clock.part("structure"):
+            fewest = limits.SMALLEST_STRUCTURED_MAP
+            structure = starts.find_structure(problem, self.settings, self.rng_key, fewest)
+        if structure is None:
+            return result
+        other = self._finished(self._trained(problem, self._fit(problem, structure)))
+        return max((result, other), key=lambda run: (not run.messages, *_quality(run)))
 
     def _with_double(self, problem: Problem) -> tuple[Problem, TracedFunction | None]:
         """U in double precision, to compare with; None where the model cannot be traced in it."""

@@ -24,7 +24,9 @@ COVERAGE_CHECK = 512
 # preconditioner is then a diagonal and some directions.
 DENSE_MATRIX = 2048
 # In fewer dimensions the map is dense: eight schools (d = 10) has lighter tails of weights with it,
-# and compiles in half the time.  Below the second number a structure cannot even be asked for.
+# and compiles in half the time.  A structured map is tried there where the dense one's result is
+# doubted, as with the neck of centred eight schools.  Below the second number of dimensions a
+# structure cannot even be asked for.
 STRUCTURED_MAP, SMALLEST_STRUCTURED_MAP = 48, 8
 # Numbers in a batch of a structured map's draws in training, and the fewest draws.
 BATCH_NUMBERS, SMALLEST_BATCH = 2**14, 8

@@ -215,7 +215,7 @@ class Settings:
       (`sampler.structure`; docs/structured.md). None takes the dense map. Names of sites, such as
       `["mu", "tau"]`, are coordinates that all others may depend on, whatever is found. With
       `multimodal=True`, with a distillation stage, and below 48 dimensions (8 where sites are
-      named) the map is dense.
+      named, or the dense map's result is doubted) the map is dense.
     - `width`: units of the network's hidden layer. Default None: 256 up to 128 dimensions, 64
       above, where the cost of a step goes with the square of the smaller of the two.
 

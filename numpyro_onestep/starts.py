@@ -35,8 +35,19 @@ def dense_map(settings: FlowSettings, d: int, dtype: Any, rng_key: PRNGKeyArray)
     return FlowMap(network, uniform_grid(settings.horizon, settings.num_grid_steps))
 
 
-def find_structure(problem: Problem, settings: Settings, rng_key: PRNGKeyArray) -> Structure | None:
+def find_structure(
+    problem: Problem,
+    settings: Settings,
+    rng_key: PRNGKeyArray,
+    fewest: int = limits.STRUCTURED_MAP,
+) -> Structure | None:
     """The structure of the target; None where the map is to be dense.
+
+    Args:
+        problem: the target.
+        settings: all settings of the sampler.
+        rng_key: a JAX random key.
+        fewest: number of coordinates below which the map is dense, unless a structure is asked for.
 
     Raises:
         ValueError: the setting `structure` names a site that the target does not have.
@@ -46,7 +57,7 @@ def find_structure(problem: Problem, settings: Settings, rng_key: PRNGKeyArray) 
     plain = settings.losses.elbo_weight and not settings.schedule.num_distillation_steps
     if wanted is None or settings.draws.multimodal or not plain:
         return None
-    fewest = limits.STRUCTURED_MAP if wanted == "auto" else limits.SMALLEST_STRUCTURED_MAP
+    fewest = fewest if wanted == "auto" else limits.SMALLEST_STRUCTURED_MAP
     if problem.start.size < fewest:
         return None
     potential, start = problem.potential, problem.start
