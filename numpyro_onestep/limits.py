@@ -33,6 +33,7 @@ BATCH_NUMBERS, SMALLEST_BATCH = 2**14, 8
 # From here on the clip of the forces on a structured map's draws grows.
 FEW_DIMENSIONS = 50
 # Numbers in a pool, and numbers that the target computes for all its draws, unless the user asks
-# for more.  A core computes some 2**30 to 2**32 a second.
+# for more.  Above the second one HMC rejuvenation must have a need too.  A core computes some 2**30
+# to 2**32 a second.
 POOL_NUMBERS, EVALUATED_NUMBERS = 2**24, 2**33
 NODE_WIDTH = 16  # units of the network that the nodes of a structured map share

@@ -1,12 +1,15 @@
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 
+from numpyro_onestep import OneStep
+from numpyro_onestep.corrections.psis import PSIS
 from numpyro_onestep.flow import PreconditionedPotential
 from numpyro_onestep.flow.gaussian import GaussianPreconditioner
 from numpyro_onestep.mcmc.rejuvenation import change_of_scale, move
 from numpyro_onestep.target import Potential
-from tests.conftest import correlated_gaussian
+from tests.conftest import QUICK, correlated_gaussian
 
 
 def preconditioned(function, loc, scale_tril):
@@ -54,3 +57,21 @@ def test_only_a_change_beyond_noise_counts():
     assert change_of_scale(before, after, 4.0) == 0
     wider = change_of_scale(before, after * jnp.array([1.0, 1.2, 1.0]), 4.0)
     np.testing.assert_allclose(wider, np.log(1.2), atol=4 * (1 / 4000) ** 0.5)
+
+
+@pytest.mark.parametrize(("num_rows", "is_moved"), [(10, True), (60_000, False)])
+def test_even_weights_are_no_need_where_a_step_takes_long(num_rows, is_moved):
+    rows = jnp.linspace(-1.0, 1.0, num_rows)
+
+    def potential(x):
+        return 0.5 * jnp.sum(x**2) + jnp.mean(jnp.cos(rows * x[0]))
+
+    sampler = OneStep(potential_fn=potential, **QUICK | {"num_samples": 1000, "pool_size": 2000})
+    sampler.run(jr.key(0), init_params=jnp.zeros(2))
+    result, draws = sampler.result, sampler.settings.draws
+    # As if the weights had a tail that is not doubted, and were even all the same.
+    elbo = result.evidence.log_evidence - 0.05
+    evidence = result.evidence._replace(pareto_k=0.4 + 1e-3, num_draws=40_000, ess=0.95 * 40_000)
+    weighted = result.weighted._replace(evidence=evidence._replace(elbo=elbo))
+    corrected = PSIS(draws)(weighted, result.distribution, result.problem.potential, jr.key(1))
+    assert bool(corrected.num_rejuvenation_steps) == is_moved

@@ -17,6 +17,7 @@ from numpyro_onestep.flow.base_distribution import AbstractBaseDistribution, Nor
 from numpyro_onestep.importance.evidence import NEGLIGIBLE_GAP, WeightedPool
 from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.importance.resampling import MOST_FEATURES, resample
+from numpyro_onestep.mcmc.hmc import LEAPFROG_STEPS
 from numpyro_onestep.mcmc.rejuvenation import rejuvenate
 from numpyro_onestep.settings import DrawSettings
 from numpyro_onestep.target import Potential
@@ -24,6 +25,8 @@ from numpyro_onestep.target import Potential
 # Pareto k above which the weights are heavy-tailed enough for rejuvenation to help.  It is well
 # below the limit of 0.7, since k is only known to 0.1 or so.
 _LIGHT_TAIL = 0.4
+# Share of the pool that even weights are worth.
+_EVEN_ESS = 0.9
 # Standard deviations at which the features of a draw are cut, so that single draws in a tail do not
 # rule the balance.
 _FARTHEST = 4.0
@@ -59,8 +62,11 @@ class PSIS(AbstractCorrection):
         gap = evidence.log_evidence - evidence.elbo
         num_steps, most_rounds = settings.rejuvenation(d)
         heavy = evidence.pareto_k > _LIGHT_TAIL and NEGLIGIBLE_GAP < gap < math.inf
-        # In many dimensions a round is short and takes long, so there must be a need for it.
-        worth = d <= limits.REJUVENATION or evidence.doubtful
+        # A round that takes long must have a need.  A tail that is not doubted is none with even
+        # weights, nor above the limit of dimensions, where the round is short.
+        cost = settings.num_samples * num_steps * LEAPFROG_STEPS * target.num_numbers
+        even = cost > limits.EVALUATED_NUMBERS and evidence.ess_fraction > _EVEN_ESS
+        worth = evidence.doubtful or not (d > limits.REJUVENATION or even)
         worth |= settings.num_rejuvenation_steps is not None
         if not (num_steps and heavy and worth):
             return result

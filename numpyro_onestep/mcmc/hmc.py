@@ -15,7 +15,7 @@ from numpyro_onestep._util.batching import BLOCK, map_in_batches, map_in_blocks,
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 
-_LEAPFROG_STEPS = 8  # in each step of HMC
+LEAPFROG_STEPS = 8  # in each step of HMC
 
 
 def hmc(
@@ -78,7 +78,7 @@ def _chains(
                 return (at, momentum - 0.5 * size * gradient, energy, gradient), None
 
             (at, end_momentum, new_energy, new_gradient), _ = jax.lax.scan(
-                leapfrog, (y, momentum, energy, gradient), None, length=_LEAPFROG_STEPS
+                leapfrog, (y, momentum, energy, gradient), None, length=LEAPFROG_STEPS
             )
             kinetic = 0.5 * jnp.sum(momentum**2 - end_momentum**2)
             log_ratio = energy - new_energy + kinetic
