@@ -49,6 +49,9 @@ _USUAL = 0.99
 # Nats.  A minimum that is further above the draws' mean energy, with an allowance for the width of
 # its basin, has no mass that matters.
 _HOPELESS = 10.0
+# Two ends are at one minimum if they are nearer than this, in standard deviations of the draws.
+# Where a minimum is flat, descents end a little before it.
+_SAME_MINIMUM = 1.5
 _CHAINS_EACH = 64  # chains from each minimum
 _STEPS = 25  # steps of HMC in a round
 # Largest number of rounds, and nats: rounds end once the mean energy rises by less than the latter
@@ -103,6 +106,7 @@ def find_missed(
     suspects = ends[hopeful & pool.away(ends)]
     if len(suspects) == 0:
         return None
+    suspects, num_ends = _distinct(suspects, pool.whiten(suspects))
     starts = np.repeat(suspects.astype(x.dtype), _CHAINS_EACH, 0)
     chains, energy = _settled(potential, starts, rng_key, len(suspects))
     stayed = pool.away(chains).reshape(len(suspects), _CHAINS_EACH)
@@ -119,10 +123,10 @@ def find_missed(
         mean, scale = white[index, stays].mean(0), white[index, stays].std(0) + 1e-6
         same = [np.mean(((mean - m) / s) ** 2) < _SAME_MODE**2 for m, s in modes]
         if any(same):
-            times_found[same.index(True)] += 1
+            times_found[same.index(True)] += num_ends[index]
             continue
         modes.append((mean, scale))
-        times_found.append(1)
+        times_found.append(num_ends[index])
         log_odds = mean_energy - energy[index, stays].mean() + np.log(scale).sum()
         odds += float(np.exp(np.clip(log_odds, -700, 50)))
         if log_odds > heaviest:
@@ -130,6 +134,26 @@ def find_missed(
     if not modes:
         return None
     return Missed(len(modes), odds * (1 + unseen(times_found) / len(modes)), jnp.asarray(where))
+
+
+def _distinct(
+    ends: Float[np.ndarray, "n d"], white: Float[np.ndarray, "n d"]
+) -> tuple[Float[np.ndarray, "m d"], list[int]]:
+    """The first of the ends at each minimum, and how many ended there.
+
+    In a hierarchy all descents may end at one mode that lies away from the mass.  Chains from every
+    one of them took most of the time of a run.
+    """
+    first: list[int] = []
+    counts: list[int] = []
+    for index, point in enumerate(white):
+        near = [np.linalg.norm(point - white[other]) < _SAME_MINIMUM for other in first]
+        if any(near):
+            counts[near.index(True)] += 1
+        else:
+            first.append(index)
+            counts.append(1)
+    return ends[first], counts
 
 
 def _settled(potential: PreconditionedPotential, x, rng_key: PRNGKeyArray, num_groups: int):
