@@ -147,9 +147,9 @@ def _distinct(
     first: list[int] = []
     counts: list[int] = []
     for index, point in enumerate(white):
-        near = [np.linalg.norm(point - white[other]) < _SAME_MINIMUM for other in first]
-        if any(near):
-            counts[near.index(True)] += 1
+        near = np.linalg.norm(white[first] - point, axis=1) < _SAME_MINIMUM
+        if near.any():
+            counts[int(near.argmax())] += 1
         else:
             first.append(index)
             counts.append(1)
