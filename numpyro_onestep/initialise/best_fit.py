@@ -54,6 +54,7 @@ _MOST_CURVATURE_ROUNDS = 20
 # the fraction of the way falls below the second number.
 _WORTH_A_ROUND = 0.5
 _SMALLEST_FRACTION = 0.2
+_ENTROPY = 0.5 + 0.5 * math.log(2 * math.pi)  # of a standard normal variable (nats)
 _ELBO_DRAWS = 512  # from which the ELBO of a fit is estimated
 # Nats.  Another start gets a fit if its descent ends at an energy that is lower by more than this.
 _LOWER_ENERGY = 1.0
@@ -94,7 +95,9 @@ def best_fit(
         raise ValueError("best_fit needs a point to start from, but starts is empty.")
     if isinstance(best.preconditioner, GaussianPreconditioner) and np.isfinite(float(best.elbo)):
         gaussian = best.preconditioner
-        point = along_ridge(potential, gaussian.loc, np.asarray(gaussian.matrix(), np.float64))
+        factor = np.asarray(gaussian.matrix(), np.float64)
+        entropy = np.log(np.diag(factor)).sum() + len(factor) * _ENTROPY
+        point = along_ridge(potential, gaussian.loc, factor, float(entropy) - float(best.elbo))
         if point is not None:
             fit = fit_preconditioner(potential, point, stream(rng_key, "ridge"))
             best = fit if float(fit.elbo) > float(best.elbo) else best

@@ -25,7 +25,10 @@ _FAR, _FAR_PER_DIM = 20.0, 10.0
 
 
 def along_ridge(
-    potential: Potential, loc: Float[Any, " d"], factor: Float[np.ndarray, "d d"]
+    potential: Potential,
+    loc: Float[Any, " d"],
+    factor: Float[np.ndarray, "d d"],
+    mean_energy: float,
 ) -> Float[np.ndarray, " d"] | None:
     """A point of far lower energy than around a fitted Gaussian, or None where there is none.
 
@@ -35,10 +38,10 @@ def along_ridge(
         potential: the energy (nats).
         loc: the Gaussian's mean.
         factor: L, where L L^T is its covariance.
+        mean_energy: of the Gaussian's draws (nats).
     """
     here = descent(potential, loc)
-    first = energy = float(here.energy)
-    point = None
+    energy = float(here.energy)
     for _ in range(_MOST_ROUNDS):
         with np.errstate(over="ignore", invalid="ignore"):
             slope = np.asarray(here.gradient, np.float64) @ factor
@@ -53,6 +56,5 @@ def along_ridge(
             here, energy = end, float(end.energy)
         if not energy < before - _WORTH_A_ROUND:
             break
-        point = np.asarray(here.path)[-1]
     far = _FAR + _FAR_PER_DIM * len(factor)
-    return point if energy < first - far else None
+    return np.asarray(here.path)[-1] if energy < mean_energy - far else None
