@@ -166,7 +166,9 @@ class Inference:
 
     def _or_structured(self, result: Result) -> Result:
         """The same result; where one of few coordinates is doubted, the better of two maps."""
-        problem, is_tried = result.problem, result.fit.structure is not None
+        problem = result.problem
+        # With sites that are named, and with many coordinates, a structure was looked for before.
+        is_tried = self.settings.flow.structure != "auto"
         is_tried |= problem.start.size >= limits.STRUCTURED_MAP
         doubted = bool(result.messages) and result.evidence.doubtful
         if is_tried or not doubted or result.training.interrupted:

@@ -305,8 +305,13 @@ def after_leaps(learning_rate):
     return sampler, collect(sampler, init_params=jnp.zeros(3))
 
 
-@pytest.mark.parametrize("learning_rate", [1.0, 10.0, 100.0, 1000.0])
-def test_steps_that_fold_the_map_are_undone(learning_rate):
+def test_steps_that_fold_the_map_are_undone():
+    sampler, _ = after_leaps(1.0)
+    assert sampler.folded_fraction == 0
+
+
+@pytest.mark.parametrize("learning_rate", [10.0, 100.0, 1000.0])
+def test_training_that_folds_recovers_or_stood_still_and_says_so(learning_rate):
     sampler, found = after_leaps(learning_rate)
     # What such steps lead to differs between processors: the map is right again, or it stood still.
     log_z = 1.5 * np.log(2 * np.pi)
