@@ -105,12 +105,12 @@ class Inference:
     def _key(self, name: str, index: int = 0) -> PRNGKeyArray:
         return stream(self.rng_key, name, index)
 
-    def _pool_size(self, problem: Problem) -> tuple[int, int, int]:
-        """Draws of a pool, inflated draws among them, and the memory of a batch (bytes)."""
-        d, num_numbers = problem.start.size, problem.potential.num_numbers
-        num = self.settings.draws.num_pool_in(d, num_numbers)
-        num_inflated = int(self.correction.inflated_fraction * num)
-        return num, num_inflated, self.settings.draws.batch_bytes
+    def _pool_sizes(self, problem: Problem) -> list[tuple[int, int, int]]:
+        """Of a first pool and of a full one: draws, inflated ones, and a batch's memory (bytes)."""
+        draws, of_target = self.settings.draws, (problem.start.size, problem.potential.num_numbers)
+        sizes = sorted({draws.num_first_pool_in(*of_target), draws.num_pool_in(*of_target)})
+        fraction = self.correction.inflated_fraction
+        return [(num, int(fraction * num), draws.batch_bytes) for num in sizes]
 
     def _from(self, trace: Tracer, init_params: Any) -> Result:
         """A run from one point, in the precision that it turns out to need."""
@@ -232,7 +232,7 @@ class Inference:
         distribution = FlowDistribution(flow, fit.preconditioner, num_steps=num_steps)
         preconditioned = PreconditionedPotential(potential, fit.preconditioner)
         loop.compile_ahead(distribution, preconditioned, key, settings)
-        pools.compile_ahead(distribution, potential, key, *self._pool_size(problem))
+        pools.compile_ahead(distribution, potential, key, *self._pool_sizes(problem)[0])
         import_ahead()
 
     def _fit(self, problem: Problem, structure: Structure | None) -> Fit:
@@ -299,10 +299,12 @@ class Inference:
     def _weighted(self, trained: Trained, rng_key: PRNGKeyArray) -> Weighted:
         """A weighed pool of the flow's draws, with its evidence."""
         with self.clock.part("draws"):
-            potential = trained.problem.potential
-            size = self._pool_size(trained.problem)
-            pool = pools.draw_pool(trained.distribution, potential, rng_key, *size)
-            return extended(Weighted, trained, weighted=weigh(pool))
+            flow, potential = trained.distribution, trained.problem.potential
+            first, *full = self._pool_sizes(trained.problem)
+            weighted = weigh(pools.draw_pool(flow, potential, rng_key, *first))
+            if full and (weighted.evidence.doubtful or not weighted.evidence.is_even):
+                weighted = weigh(pools.draw_pool(flow, potential, rng_key, *full[0]))
+            return extended(Weighted, trained, weighted=weighted)
 
     def _finished(self, weighted: Weighted) -> Result:
         """Correct the draws, check what they miss, and write the warnings."""

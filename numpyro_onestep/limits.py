@@ -36,4 +36,6 @@ FEW_DIMENSIONS = 50
 # for more.  Above the second one HMC rejuvenation must have a need too.  A core computes some 2**30
 # to 2**32 a second.
 POOL_NUMBERS, EVALUATED_NUMBERS = 2**24, 2**33
+# Numbers in a first pool, which is enough where its weights are even.
+EVEN_POOL_NUMBERS = 2**22
 NODE_WIDTH = 16  # units of the network that the nodes of a structured map share

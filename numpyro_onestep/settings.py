@@ -76,6 +76,13 @@ class DrawSettings:
         most = min(limits.POOL_NUMBERS // d, limits.EVALUATED_NUMBERS // num_numbers)
         return min(self.num_pool, max(2 * self.num_samples, most))
 
+    def num_first_pool_in(self, d: int, num_numbers: int = 1) -> int:
+        """Draws weighed at first, which are enough where their weights are even."""
+        full = self.num_pool_in(d, num_numbers)
+        if self.pool_size is not None:
+            return full
+        return min(full, max(2 * self.num_samples, limits.EVEN_POOL_NUMBERS // d))
+
     def rejuvenation(self, d: int) -> tuple[int, int]:
         """Steps of a round of HMC rejuvenation in d dimensions, and the most rounds."""
         if self.num_rejuvenation_steps is not None:
@@ -201,8 +208,8 @@ class Settings:
       near its limit. 0 leaves the draws where they are. Default None: 25; above 512 dimensions,
       where a step takes long, 25 * 512 / d in a single round, made where k is near its limit.
     - `pool_size`: draws weighed for the evidence and the correction, at least `num_samples`.
-      Default None: 10 for each sample, and down to 2 in thousands of dimensions or with tens of
-      thousands of rows of data.
+      Default None: 10 for each sample; down to 2 with tens of thousands of rows of data, in
+      thousands of dimensions, and in hundreds where the weights are even.
     - `batch_bytes`: memory that one batch of Jacobians may take, in bytes. Default 2**26 (64 MiB).
     - `progress_bar`: show a progress bar while training. Default True.
 

@@ -2,10 +2,14 @@
 
 Each function here is compiled once and then runs for a second or so, so on a CPU compilation is
 most of what a user waits for.  Two of XLA's options halve it and cost no running time that could
-be measured (docs/measured.md); a release that does not know them compiles as usual.
+be measured (docs/measured.md).  A third one says into how many parts a program is split, each of
+which is compiled by another thread.  Parts cost time of their own, and two programs are often
+compiled at a time, so there are half as many as cores.  A release that does not know an option
+compiles as usual.
 """
 
 import gc
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -118,7 +122,15 @@ def _collector_paused() -> Iterator[None]:
 def _options(backend: str) -> dict[str, Any]:
     if backend != "cpu":
         return {}
-    return {"compiler_options": {k: v for k, v in _FAST_ON_CPU.items() if _is_known(k, v)}}
+    wanted = _FAST_ON_CPU | {"xla_cpu_parallel_codegen_split_count": max(1, _num_cores() // 2)}
+    return {"compiler_options": {k: v for k, v in wanted.items() if _is_known(k, v)}}
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _is_known(option: str, value: Any) -> bool:

@@ -21,7 +21,7 @@ from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 from numpyro_onestep.mcmc.rejuvenation import move
 from numpyro_onestep.multimodal.modes import unseen
 from numpyro_onestep.optimise.lbfgs import descent
-from numpyro_onestep.target.precision import energies
+from numpyro_onestep.target.evaluation import energies
 
 # Distances from the model's start, in the model's own units, at which descents begin.
 _AROUND = (1.0, 3.0, 10.0, 30.0) * 2 + (100.0, 300.0)
@@ -222,7 +222,7 @@ def _starts(
 
 def _energies(potential: PreconditionedPotential, x) -> Float[np.ndarray, " n"]:
     x = np.asarray(x, potential.preconditioner.loc.dtype)
-    return energies(potential.unconstrained, x, _CHAINS_EACH).astype(np.float64)
+    return energies(potential.unconstrained, x).astype(np.float64)
 
 
 class _Cloud:

@@ -14,15 +14,13 @@ density zero; a step, where the density changes by more than its slope accounts 
 import time
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 from scipy.special import logsumexp
 
-from numpyro_onestep._util.batching import map_in_batches, side_by_side
-from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import clipped
 from numpyro_onestep._util.random import numpy_generator
+from numpyro_onestep.target.evaluation import energies_and_gradients
 
 _FEWEST_LINES, _MOST_LINES = 32, 128  # for each coordinate; each line goes through another draw
 _NUM_POINTS = 64  # on a line
@@ -203,24 +201,10 @@ def _along(potential, draws, points, j: int) -> tuple[np.ndarray, np.ndarray]:
     """U and its slope along coordinate j, at the points of each draw's line."""
     energy, slope = [], []
     for begin in range(0, len(draws), _GROUP):
-        # The program is compiled for groups of one size, so some lines may be evaluated twice.
-        lines = np.resize(np.arange(begin, min(begin + _GROUP, len(draws))), _GROUP)
-        found = _along_some(potential, draws[lines], points[lines], np.asarray(j))
+        lines = slice(begin, begin + _GROUP)
+        at = np.repeat(draws[lines], points.shape[1], axis=0)
+        at[:, j] = points[lines].ravel()
+        found = energies_and_gradients(potential, at, lambda gradients: np.asarray(gradients)[:, j])
         for values, part in zip((energy, slope), found, strict=True):
-            values.append(np.asarray(part, np.float64)[: len(draws) - begin])
+            values.append(part.astype(np.float64).reshape(-1, points.shape[1]))
     return np.concatenate(energy), np.concatenate(slope)
-
-
-@compiled
-def _along_some(potential: Any, x: Float[Array, "m d"], points: Float[Array, "m g"], j: Any):
-    def one(draw_and_points):
-        draw, ticks = draw_and_points
-
-        def at(tick):
-            energy, gradient = jax.value_and_grad(potential)(draw.at[j].set(tick))
-            return energy, gradient[j]
-
-        return map_in_batches(at, ticks, few)
-
-    few = side_by_side(potential, gradients=True)
-    return map_in_batches(one, (x, points), max(1, few // points.shape[1]))

@@ -25,8 +25,6 @@ from numpyro_onestep.target import Potential
 # Pareto k above which the weights are heavy-tailed enough for rejuvenation to help.  It is well
 # below the limit of 0.7, since k is only known to 0.1 or so.
 _LIGHT_TAIL = 0.4
-# Share of the pool that even weights are worth.
-_EVEN_ESS = 0.9
 # Standard deviations at which the features of a draw are cut, so that single draws in a tail do not
 # rule the balance.
 _FARTHEST = 4.0
@@ -65,7 +63,7 @@ class PSIS(AbstractCorrection):
         # A round that takes long must have a need.  A tail that is not doubted is none with even
         # weights, nor above the limit of dimensions, where the round is short.
         cost = settings.num_samples * num_steps * LEAPFROG_STEPS * target.num_numbers
-        even = cost > limits.EVALUATED_NUMBERS and evidence.ess_fraction > _EVEN_ESS
+        even = cost > limits.EVALUATED_NUMBERS and evidence.is_even
         worth = evidence.doubtful or not (d > limits.REJUVENATION or even)
         worth |= settings.num_rejuvenation_steps is not None
         if not (num_steps and heavy and worth):

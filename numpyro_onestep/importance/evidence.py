@@ -18,6 +18,7 @@ from numpyro_onestep.importance.psis import pareto_smooth, tail_mass, without_na
 # Nats between the log evidence and the ELBO.  Where the gap is below this, no tail can lack mass
 # that matters.
 NEGLIGIBLE_GAP = 0.01
+_EVEN_ESS = 0.9  # share of the pool that even weights are worth
 
 
 class Evidence(NamedTuple):
@@ -67,6 +68,11 @@ class Evidence(NamedTuple):
     def ess_fraction(self) -> float:
         """The effective sample size as a fraction of the number of draws."""
         return self.ess / self.num_draws
+
+    @property
+    def is_even(self) -> bool:
+        """Whether nearly all draws count alike."""
+        return self.ess_fraction > _EVEN_ESS
 
     @property
     def pareto_k_std_error(self) -> float:

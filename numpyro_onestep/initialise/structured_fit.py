@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
-from numpyro_onestep._util.batching import map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator, stream
 from numpyro_onestep.initialise.best_fit import start_points
@@ -26,6 +25,7 @@ from numpyro_onestep.initialise.structured_gaussian import (
 )
 from numpyro_onestep.structure.curvature import Colouring, Curvature, colouring, curvature
 from numpyro_onestep.structure.structure import Structure
+from numpyro_onestep.target.evaluation import energies_and_gradients
 
 # Draws over which energy and gradient are averaged: as many as there may be numbers in all, but no
 # more and no fewer than the last two say.
@@ -39,7 +39,6 @@ _MOST_ROUNDS = 30
 # Nats, and a fraction of the way to the expected curvature.  After a round that gains less than the
 # first number the next goes half as far; rounds end when the fraction falls below the second.
 _WORTH_A_ROUND, _SMALLEST_FRACTION = 0.05, 0.1
-_SIDE_BY_SIDE = 16  # draws that are evaluated at once
 
 
 class StructuredFit(NamedTuple):
@@ -116,9 +115,9 @@ def _pairs(rng: np.random.Generator, num: int, d: int) -> Float[np.ndarray, "n d
 def _elbo(potential, gaussian: StructuredGaussian, z, dtype) -> tuple[float, np.ndarray]:
     """The Gaussian's ELBO, minus infinity where a draw has no finite density; and E[grad U]."""
     x = gaussian.draw(z).astype(dtype)
-    energy, gradient = map_in_blocks(lambda rows: _energies(potential, rows), x, _SIDE_BY_SIDE)
+    energy, gradient = energies_and_gradients(potential, x)
     energy, gradient = energy.astype(float), gradient.astype(float)
-    fine = np.isfinite(gradient).all(1)
+    fine = np.all(np.isfinite(gradient), axis=1)
     mean = np.where(fine[:, None], gradient, 0.0).sum(0) / max(1, fine.sum())
     elbo = gaussian.entropy - energy.mean() if np.isfinite(energy).all() else -np.inf
     return float(elbo), mean
@@ -130,9 +129,3 @@ def _independent(potential, points, rng_key, batch: int):
     return jax.vmap(lambda at, key: independent_match(potential, at, key, batch, _ITERATIONS))(
         points, keys
     )
-
-
-@compiled
-def _energies(potential: Any, x: Float[Array, "s d"]) -> tuple[Array, Array]:
-    """Energies and their gradients."""
-    return jax.vmap(jax.value_and_grad(potential))(x)

@@ -18,7 +18,7 @@ from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.naming import free_name, named_leaves
 from numpyro_onestep.result import Result
 from numpyro_onestep.target import Axes, Potential, Site
-from numpyro_onestep.target.precision import energies
+from numpyro_onestep.target.evaluation import energies
 
 # Values, and the model's name for each axis (None without a name), the axes of draws left out.
 _Named = tuple[np.ndarray, list[str | None]]

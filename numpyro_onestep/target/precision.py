@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from numpyro_onestep._util.batching import map_in_batches, map_in_blocks, side_by_side
-from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.numerics import numerics
+from numpyro_onestep.target.evaluation import energies
 from numpyro_onestep.target.potential import Potential
 from numpyro_onestep.target.targets import AbstractTarget
 from numpyro_onestep.target.traced import TracedFunction
@@ -32,7 +31,6 @@ _LARGEST_LOST = 1e-3
 # Distance of neighbouring floats, in standard deviations of a coordinate. Above this the rounding
 # of a draw changes its density.
 LARGEST_GRAIN = 0.02
-_BLOCK = 256  # points evaluated in one call: the number that is compared
 
 
 class PrecisionError(NamedTuple):
@@ -94,16 +92,6 @@ def precision_error(
 def grain(x: Float[Any, "n d"]) -> Float[np.ndarray, " d"]:
     """How far neighbouring floats of the points' type are apart, in standard deviations."""
     return np.spacing(abs(x).mean(0)) / (x.std(0, dtype=np.float64) + 1e-30)
-
-
-def energies(potential: Any, x: Float[Any, "n d"], block: int = _BLOCK) -> Float[np.ndarray, " n"]:
-    """U of many points (nats), a block of them at a time."""
-    return map_in_blocks(lambda rows: _energies(potential, rows), x, block)
-
-
-@compiled
-def _energies(potential: Any, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    return map_in_batches(potential, x, side_by_side(potential))
 
 
 _SINGLE = {"float64": np.float32, "int64": np.int32, "complex128": np.complex64}
