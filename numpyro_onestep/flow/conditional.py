@@ -2,12 +2,15 @@
 
 Node i is made as
     y_i = m_i + sigma_i (B_i(z_i) + t_i),
-    sigma_i^-2 = e^{p_1} + e^{p_2},   m_i = sigma_i^2 (e^{g_1} mu_1 + e^{g_2} mu_2).
-The p, g and mu are linear in the core's and the parents' values.  In a hierarchy of normal
-distributions prior and data are two such terms, whether it is centred or not.  The increasing
-function B_i and the shift t_i come from one small network that all nodes share.  It sees the core,
-the parents, and four numbers of the node's own, its embedding.  With B_i(z) = z and t_i = 0 the
-node is conditionally Gaussian.  The network's last layer starts at zero.
+    sigma_i^-2 = e^{p_1} + e^{p_2},   m_i = sigma_i^2 (e^{p_1 + e_1} mu_1 + e^{p_2 + e_2} mu_2).
+The p, e and mu are linear in the core's and the parents' values.  In a hierarchy of normal
+distributions prior and data are two such terms, whether it is centred or not.  In the centred form
+e = 0, and in its neck a small error of e moves the mean by many sigma; so e is a parameter of its
+own, which starts at zero.
+
+The increasing function B_i and the shift t_i come from one small network that all nodes share.  It
+sees the core, the parents, and four numbers of the node's own, its embedding.  With B_i(z) = z and
+t_i = 0 the node is conditionally Gaussian.  The network's last layer starts at zero.
 
 In all arrays the nodes are the last axis, along which a processor computes several at once.
 """
@@ -104,7 +107,7 @@ def core_unit(g: int) -> float:
 
 
 class Linear(eqx.Module):
-    """For each node the log precisions, the log gains and the means of both terms.
+    """For each node the log precisions of both terms, the excess of their log gains, their means.
 
     Each is constant + slopes . core + slopes . parents.
     """
@@ -194,6 +197,7 @@ class Conditional(eqx.Module):
         The slopes are those at fixed precisions and gains.
         """
         *logs, means = self.linear(core, around, rows, self.sees_core[:, rows])
+        logs = logs[0], logs[0] + logs[1]
         precision, gain = (jnp.clip(v, -_LARGEST_EXPONENT, _LARGEST_EXPONENT) for v in logs)
         log_precision = jnp.logaddexp(*precision)
         weights = jnp.exp(gain - log_precision)

@@ -61,13 +61,11 @@ def map_of(
     to_core = gaussian.to_core @ gaussian.core_tril / sd[:, None]
     to_parents = gaussian.to_parents * sd[structure.parents] / sd[:, None] * structure.has_parent
     constant, of_core, of_parents = (np.zeros((*m, 3, 2, n)) for m in ((), (g,), (p,)))
-    logs, means = slice(2), 2
+    precisions, means = 0, 2  # between them the excess of the gains, which begins at zero
     slopes = np.zeros((n, g)) if fit.conditionals is None else fit.conditionals.slopes
-    constant[logs] = -2 * np.log(gaussian.sd / sd) - np.log(2)
-    # The precision and the gain of a term begin with the same slopes, so that means stay linear in
-    # the core.
+    constant[precisions] = -2 * np.log(gaussian.sd / sd) - np.log(2)
     tilted = np.stack([slopes + tilt, slopes - tilt])
-    of_core[:, logs] = core_unit(g) * tilted.transpose(2, 0, 1)[:, None]
+    of_core[:, precisions] = core_unit(g) * tilted.transpose(2, 0, 1)
     of_core[:, means] = core_unit(g) * to_core.T[:, None]
     of_parents[:, means] = to_parents.T[:, None]
     linear = Linear(*jax.device_put([v.astype(dtype) for v in (constant, of_core, of_parents)]))
