@@ -8,6 +8,7 @@ the class of the last step that it has finished.
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
@@ -20,7 +21,10 @@ from numpyro_onestep.importance.evidence import Evidence, WeightedPool
 from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.initialise.best_fit import Fit
 from numpyro_onestep.problem import Problem
+from numpyro_onestep.target.evaluation import energies
 from numpyro_onestep.training.loop import TrainingResult
+
+_GROUPS, _FEWEST_OF_A_GROUP = 4, 4  # that independent draws are shown as; R-hat needs so many
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,33 @@ class Drawn(Weighted):
     scan: Scan | None
     missed: Missed | None
     num_unexplained: int
+
+    @property
+    def num_chains(self) -> int:
+        """Chains that the draws are shown as: independent draws as four groups, where they can be.
+
+        With one chain ArviZ has no R-hat.  That of such groups is 1 but for noise.
+        """
+        num, chains = len(self.corrected.x), self.corrected.num_chains
+        is_divisible = num % _GROUPS == 0 and num >= _GROUPS * _FEWEST_OF_A_GROUP
+        return _GROUPS if chains == 1 and is_divisible else chains
+
+    def by_chain(self, draws: PyTree) -> PyTree:
+        """Arrays with one row for each draw, with an axis of chains put first."""
+        num = self.num_chains
+        each = len(self.corrected.x) // num  # spelt out, since a site may be of size zero
+        return jax.tree.map(lambda leaf: leaf.reshape(num, each, *leaf.shape[1:]), draws)
+
+    @property
+    def stats(self) -> dict[str, Float[np.ndarray, " n"]]:
+        """Numbers that go with each draw: `lp`, and more where the correction gives more."""
+        corrected, pool = self.corrected, self.pool
+        if corrected.stats:
+            return dict(corrected.stats)
+        if corrected.chosen is None:
+            return {"lp": -energies(self.problem.potential, corrected.x)}
+        lp, log_q = (v[corrected.chosen] for v in (pool.log_density, pool.log_q))
+        return {"lp": lp, "log_q": log_q, "log_weight": lp - log_q}
 
 
 @dataclass(frozen=True)

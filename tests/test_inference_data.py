@@ -24,9 +24,9 @@ def test_groups_dimensions_and_values(schools, data):
     posterior = data["posterior"]
     assert posterior["theta"].dims == ("chain", "draw", "school")
     assert posterior["mu"].dims == ("chain", "draw")
-    np.testing.assert_array_equal(posterior["mu"][0], schools.get_samples()["mu"])
+    np.testing.assert_array_equal(np.ravel(posterior["mu"]), schools.get_samples()["mu"])
     assert data["log_likelihood"]["y"].dims == ("chain", "draw", "school")
-    assert data["log_likelihood"]["y"].shape == (1, 4000, 8)
+    assert data["log_likelihood"]["y"].shape == (4, 1000, 8)
     assert data["observed_data"]["y"].dims == ("school",)
     stats = data["sample_stats"]
     np.testing.assert_allclose(stats["log_weight"], stats["lp"] - stats["log_q"], rtol=1e-5)

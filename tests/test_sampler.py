@@ -56,7 +56,7 @@ def test_draws_have_the_shapes_of_the_sites(schools):
         "standardised": (4000, 8),
         "theta": (4000, 8),
     }
-    assert schools.get_samples(group_by_chain=True)["theta"].shape == (1, 4000, 8)
+    assert schools.get_samples(group_by_chain=True)["theta"].shape == (4, 1000, 8)
     # Whole draws: of 4000 single floats two may well agree.
     assert len(np.unique(draws["standardised"], axis=0)) == 4000
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.naming import free_name, named_leaves
 from numpyro_onestep.result import Result
 from numpyro_onestep.target import Axes, Potential, Site
-from numpyro_onestep.target.evaluation import energies
+from numpyro_onestep.target.potential import unraveller
+from numpyro_onestep.target.traced import TracedFunction, trace
 
 # Values, and the model's name for each axis (None without a name), the axes of draws left out.
 _Named = tuple[np.ndarray, list[str | None]]
@@ -30,7 +31,8 @@ _AUXILIARY = ("base", "decentered", "normal", "unwrapped", "unobserved")
 
 
 @cache
-def _arviz() -> Any:
+def arviz() -> Any:
+    """ArviZ itself."""
     # Imported when it is used, since with its plots the import takes as long as NumPyro and JAX.
     return import_module("arviz")
 
@@ -41,22 +43,34 @@ def _xarray() -> Any:
 
 
 @cache
-def _is_tree() -> bool:
+def is_tree() -> bool:
     """Whether ArviZ is of the generation whose data are trees, 1.x."""
-    return "posterior" not in inspect.signature(_arviz().from_dict).parameters
+    return "posterior" not in inspect.signature(arviz().from_dict).parameters
 
 
-def from_result(result: Result):
+class Naming(NamedTuple):
+    """What a user calls axes, and their values, in place of the model's names and of 0, 1, ..."""
+
+    coords: dict[str, Any] = {}  # noqa: RUF012, never changed
+    dims: dict[str, Sequence[str]] = {}  # noqa: RUF012
+
+
+def from_result(
+    result: Result,
+    naming: Naming | None = None,
+    log_likelihood: bool = True,
+    log_prior: bool = False,
+):
     """A run's results, as `OneStep.to_inference_data` describes them."""
-    potential, corrected, pool = result.problem.potential, result.corrected, result.pool
-    observed, likelihood = _observed_and_likelihood(potential, corrected.x)
-    if corrected.stats:
-        stats = corrected.stats
-    elif corrected.chosen is None:
-        stats = {"lp": -energies(potential, corrected.x)}
-    else:
-        lp, log_q = (v[corrected.chosen] for v in (pool.log_density, pool.log_q))
-        stats = {"lp": lp, "log_q": log_q, "log_weight": lp - log_q}
+    problem, x = result.problem, result.corrected.x
+    observed = jax.tree.map(np.asarray, _observed(problem.potential, jnp.asarray(x[0])))
+    likelihood, prior = {}, {}
+    if log_likelihood:
+        likelihood = map_in_blocks(lambda rows: _likelihood(problem.potential, rows), x)
+    if log_prior:
+        unravel = unraveller(problem.target.prototype)
+        traced = trace(lambda at: problem.target.log_prior(unravel(at)), x[0])
+        prior = map_in_blocks(lambda rows: _values(traced, rows), x)
     attrs = {
         **{name: float(value) for name, value in result.evidence._asdict().items()},
         **{f"{name}_time": value for name, value in result.seconds.items()},
@@ -64,18 +78,17 @@ def from_result(result: Result):
         "warnings": "\n".join(result.messages),
         **versions(),
     }
-    sites = result.problem.target.sites
-    chains = corrected.num_chains
-    return build(result.samples, stats, likelihood, observed, sites, attrs, chains)
-
-
-def _observed_and_likelihood(
-    potential: Potential, x: Float[np.ndarray, "n d"]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The observed values, which no draw changes, and their log likelihood at every draw (nats)."""
-    observed = jax.tree.map(np.asarray, _observed(potential, jnp.asarray(x[0])))
-    likelihood = map_in_blocks(lambda rows: _likelihood(potential, rows), x)
-    return observed, likelihood
+    return build(
+        result.samples,
+        result.stats,
+        likelihood,
+        observed,
+        problem.target.sites,
+        attrs,
+        result.num_chains,
+        log_prior=prior,
+        naming=naming or Naming(),
+    )
 
 
 @compiled
@@ -86,6 +99,11 @@ def _observed(potential: Potential, x: Float[Array, " d"]) -> dict[str, Array]:
 @compiled
 def _likelihood(potential: Potential, x: Float[Array, "n d"]) -> dict[str, Array]:
     return map_in_batches(lambda at: potential.outcome(at).log_likelihood, x)
+
+
+@compiled
+def _values(traced: TracedFunction, x: Float[Array, "n d"]) -> dict[str, Array]:
+    return map_in_batches(traced, x)
 
 
 def axis_names(axes: Axes, shape: Sequence[int]) -> list[str | None]:
@@ -143,6 +161,8 @@ def build(
     sites: Sequence[Site],
     attrs: dict[str, Any],
     num_chains: int = 1,
+    log_prior: dict[str, Any] | None = None,
+    naming: Naming = Naming(),  # noqa: B008, never changed
 ):
     """Assemble the groups; independent draws get a leading chain of one.
 
@@ -156,15 +176,18 @@ def build(
         sites: the model's sites, as `target.model_trace.inspect_model` lists them.
         attrs: attributes of every group.
         num_chains: the chains that the draws are made up of, one after the other.
+        log_prior: of each latent site at each draw (nats).
+        naming: names of axes, and their values, that go before the model's.
+
+    Raises:
+        ValueError: the naming does not fit the arrays.
     """
     axes = {site.name: site.axes for site in sites}
     groups: dict[str, dict[str, _Named]] = {
         "posterior": _named_draws(posterior, axes),
         "sample_stats": {name: (np.asarray(v), []) for name, v in sample_stats.items()},
-        "log_likelihood": {
-            name: (np.asarray(v), _density_axis_names(axes.get(name, Axes()), np.shape(v)[1:]))
-            for name, v in log_likelihood.items()
-        },
+        "log_likelihood": _named_densities(log_likelihood, axes),
+        "log_prior": _named_densities(log_prior or {}, axes),
         "observed_data": {
             name: (np.asarray(v), axis_names(axes.get(name, Axes()), np.shape(v)))
             for name, v in observed_data.items()
@@ -176,12 +199,13 @@ def build(
             {names[name]: named for name, named in variables.items()},
             None if group == "observed_data" else num_chains,
             attrs,
+            naming,
         )
         for group, variables in groups.items()
         if variables
     }
-    if not _is_tree():
-        return _arviz().InferenceData(attrs=attrs, **datasets)
+    if not is_tree():
+        return arviz().InferenceData(attrs=attrs, **datasets)
     tree = _xarray().DataTree.from_dict(datasets)
     tree.attrs = attrs
     return tree
@@ -198,6 +222,13 @@ def _named_draws(posterior: PyTree, axes: dict[str, Axes]) -> dict[str, _Named]:
                 known = known._replace(event_dim=len(shape) - num_batch)
         found[name] = np.asarray(leaf), axis_names(known, shape)
     return found
+
+
+def _named_densities(densities: dict[str, Any], axes: dict[str, Axes]) -> dict[str, _Named]:
+    return {
+        name: (np.asarray(v), _density_axis_names(axes.get(name, Axes()), np.shape(v)[1:]))
+        for name, v in densities.items()
+    }
 
 
 def _num_batch(site: str, axes: dict[str, Axes], leaves: dict[str, tuple[str, Any]]) -> int | None:
@@ -229,10 +260,12 @@ def _variable_names(names: Iterable[str]) -> dict[str, str]:
 
 def _without_slash(name: str) -> str:
     """The name as a tree allows it, where a slash (that of `numpyro.handlers.scope`) is a path."""
-    return name.replace("/", ".") if _is_tree() else name
+    return name.replace("/", ".") if is_tree() else name
 
 
-def _dataset(variables: dict[str, _Named], num_chains: int | None, attrs: dict[str, Any]) -> Any:
+def _dataset(
+    variables: dict[str, _Named], num_chains: int | None, attrs: dict[str, Any], naming: Naming
+) -> Any:
     """One group, its draws split by chain if there are any.
 
     It is built here and not by ArviZ, which turns a scalar into an array of one number.
@@ -251,19 +284,33 @@ def _dataset(variables: dict[str, _Named], num_chains: int | None, attrs: dict[s
             dims = list(_SAMPLE_DIMS)
             sizes.update(zip(_SAMPLE_DIMS, value.shape, strict=False))
         num_sample_dims = len(dims)
+        given = naming.dims.get(variable, ())
+        if len(given) > value.ndim - num_sample_dims:
+            raise ValueError(
+                f"dims[{variable!r}] names {len(given)} axes, but a draw of {variable!r} has "
+                f"{value.ndim - num_sample_dims}."
+            )
         for axis, size in enumerate(value.shape[num_sample_dims:]):
             taken = {*_SAMPLE_DIMS, *variables, *dims}
             taken.update(dim for dim, other in sizes.items() if other != size)
-            named = names[axis] if axis < len(names) else None
+            named = given[axis] if axis < len(given) else names[axis] if axis < len(names) else None
             dim = None if named is None else _without_slash(named)
             if dim is None or dim in taken:
                 dim = free_name(f"{variable}_dim_{axis}", taken)
             sizes[dim] = size
             dims.append(dim)
         data[variable] = (dims, value)
-    origin = _arviz().rcParams["data.index_origin"]
+    origin = arviz().rcParams["data.index_origin"]
     coords = {dim: np.arange(origin, origin + size) for dim, size in sizes.items()}
-    attrs = _arviz().dict_to_dataset({}, attrs=attrs).attrs  # with those that ArviZ adds
+    for dim, values in naming.coords.items():
+        if dim in sizes:
+            if len(values) != sizes[dim]:
+                raise ValueError(
+                    f"coords[{dim!r}] has {len(values)} values, but the axis {dim!r} has "
+                    f"{sizes[dim]}."
+                )
+            coords[dim] = np.asarray(values)
+    attrs = arviz().dict_to_dataset({}, attrs=attrs).attrs  # with those that ArviZ adds
     if "sample_dims" in attrs:
         attrs["sample_dims"] = [] if num_chains is None else list(_SAMPLE_DIMS)
     return _xarray().Dataset(data, coords, attrs)

@@ -51,6 +51,14 @@ class AbstractTarget(ABC):
     def outcome(self, values: PyTree) -> Outcome:
         """The samples that the values stand for, with log likelihood and observed values."""
 
+    def log_prior(self, values: PyTree) -> dict[str, Any]:
+        """The log density of each latent site's own distribution (nats); by default of none."""
+        return {}
+
+    def latents(self, samples: PyTree) -> PyTree:
+        """Of samples only those of latent sites; by default all."""
+        return samples
+
     def may_be_improper(self) -> Bool[np.ndarray, " d"]:
         """For each coordinate, whether the density may have no scale in it."""
         return np.ones(len(ravel_zeros(self.prototype)), bool)
@@ -151,19 +159,32 @@ class ModelTarget(AbstractTarget):
 
     def outcome(self, values: PyTree) -> Outcome:
         """Latent sites on their supports, deterministic sites, log likelihood and data."""
+        samples, found = self._traced_at(values)
+        data = {name: site for name, site in found.items() if _is_data(site)}
+        likelihood = {name: site["fn"].log_prob(site["value"]) for name, site in data.items()}
+        observed = {name: jnp.asarray(site["value"]) for name, site in data.items()}
+        return Outcome(samples, likelihood, observed)
+
+    def log_prior(self, values: PyTree) -> dict[str, Any]:
+        """The log density of each latent site's own distribution, on its support (nats)."""
+        samples, found = self._traced_at(values)
+        sites = {name: found[name] for name in self.latents(samples)}
+        return {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
+
+    def latents(self, samples: PyTree) -> PyTree:
+        """Of samples only those of latent sites."""
+        names = {site.name for site in self.sites if site.type == "sample"}
+        return {name: value for name, value in samples.items() if name in names}
+
+    def _traced_at(self, values: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """The samples that the values stand for, and the model's trace there."""
         samples = constrain_fn(
             self._seeded(), self.args, self.kwargs, values, return_deterministic=True
         )
         samples = jax.tree.map(jnp.asarray, samples)
         # Every latent site is given its value, since an improper prior could not be sampled.
-        latents = {site.name for site in self.sites if site.type == "sample"}
-        known = {name: value for name, value in samples.items() if name in latents}
-        conditioned = handlers.substitute(self._seeded(), data=known)
-        found = handlers.trace(conditioned).get_trace(*self.args, **self.kwargs)
-        data = {name: site for name, site in found.items() if _is_data(site)}
-        likelihood = {name: site["fn"].log_prob(site["value"]) for name, site in data.items()}
-        observed = {name: jnp.asarray(site["value"]) for name, site in data.items()}
-        return Outcome(samples, likelihood, observed)
+        conditioned = handlers.substitute(self._seeded(), data=self.latents(samples))
+        return samples, handlers.trace(conditioned).get_trace(*self.args, **self.kwargs)
 
     def may_be_improper(self) -> Bool[np.ndarray, " d"]:
         """Coordinates of sites whose prior is improper or masked."""
