@@ -30,7 +30,7 @@ from numpyro_onestep.flow import (
     PreconditionedPotential,
 )
 from numpyro_onestep.importance import pool as pools
-from numpyro_onestep.importance.evidence import WeightedPool, weigh
+from numpyro_onestep.importance.evidence import mean_energy, weigh
 from numpyro_onestep.importance.psis import import_ahead
 from numpyro_onestep.initialise import best_fit
 from numpyro_onestep.initialise.best_fit import Fit
@@ -52,6 +52,7 @@ from numpyro_onestep.structure.verification import unexplained
 from numpyro_onestep.target.precision import double_energy
 from numpyro_onestep.target.traced import TracedFunction
 from numpyro_onestep.training import loop
+from numpyro_onestep.warm_start import fit_of_earlier
 
 # Another map is tried where the pool's ESS, as a fraction of its draws, is below the first number.
 # For a dense map it is the second number while Pareto k may be above its limit.  After a structured
@@ -78,6 +79,7 @@ class Inference:
         rng_key: a JAX random key.
         keep: called with every flow as soon as it is trained, so that an interrupt does not lose
             it.
+        previous: an earlier run, whose flow the training begins with where it can.
     """
 
     def __init__(
@@ -86,8 +88,10 @@ class Inference:
         correction: AbstractCorrection,
         rng_key: PRNGKeyArray,
         keep: Callable[[Trained], None],
+        previous: Trained | None = None,
     ):
         self.settings, self.correction, self.keep = settings, correction, keep
+        self.previous = previous
         self.rng_key = rng_key
         self.clock = Stopwatch()
         self._dtype: Any = None  # of the session, and so of the network
@@ -95,6 +99,10 @@ class Inference:
     def run(self, trace: Tracer, init_params: Any) -> Result:
         """The result; the run is repeated from another mode if nearly all mass is there."""
         result = self._from(trace, init_params)
+        if self.previous is not None and result.messages and not result.training.interrupted:
+            # Other data may have moved the posterior away from the earlier flow.
+            self.previous, warm = None, result
+            result = max((warm, self._from(trace, init_params)), key=_quality)
         missed = result.missed
         if missed is None or missed.odds <= _ELSEWHERE or result.training.interrupted:
             return result
@@ -122,15 +130,18 @@ class Inference:
                 if self.settings.draws.multimodal:
                     require_explorable(problem.start.size)
                 problem = completed(problem, self._key("completion"))
+                known = fit_of_earlier(self.previous, problem, self.settings, self._key("earlier"))
             with self.clock.part("structure"):
-                structure = starts.find_structure(problem, self.settings, self.rng_key)
+                structure = None
+                if known is None:
+                    structure = starts.find_structure(problem, self.settings, self.rng_key)
             with self.clock.part("initialisation"):
-                if precision != "double" or is_double():
+                if known is None and (precision != "double" or is_double()):
                     self._compile_ahead(problem, structure)
             if precision == "double" and not is_double():
                 problem = in_double_precision(problem, required=True)
                 environment.enter_context(numerics(double=True))
-            fit, double = self._fit(problem, structure), None
+            fit, double = known or self._fit(problem, structure), None
             if precision == "auto" and not is_double():
                 problem, double = self._with_double(problem)
             if double is not None:
@@ -274,7 +285,8 @@ class Inference:
             start = FlowDistribution(untrained, fit.preconditioner, fit.base, num_steps)
             with self.clock.part("training"):
                 key = self._key("training", num_steps)
-                training = loop.train(start, potential, key, settings, float(fit.elbo))
+                is_near = self.previous is not None
+                training = loop.train(start, potential, key, settings, float(fit.elbo), is_near)
             trained = Trained(problem, fit, training, num_steps, dict(self.clock.seconds))
             # From here on an interrupt or an error does not lose the trained flow.
             self.keep(trained)
@@ -330,7 +342,7 @@ class Inference:
                 weighted.preconditioned,
                 problem.start,
                 x,
-                _mean_energy(weighted.weighted, len(x)),
+                mean_energy(weighted.weighted, len(x)),
                 self._key("coverage"),
                 budget,
             )
@@ -381,16 +393,3 @@ def _quality(run: Weighted) -> tuple[bool, float]:
     The ELBO of a map that folds is no bound, so such a run comes after all others.
     """
     return not folds(run.evidence), run.evidence.elbo
-
-
-def _mean_energy(weighted: WeightedPool, num_draws: int) -> float:
-    """Mean energy of the posterior (nats), from the pool.
-
-    The weight of a draw is limited to that of one corrected draw, 1 / `num_draws`.
-    """
-    energy = -np.asarray(weighted.pool.log_density, np.float64)
-    weight = np.minimum(np.exp(weighted.smoothed_log_weights), 1 / num_draws)
-    weight = np.where(np.isfinite(energy), weight, 0.0)
-    if weight.sum() == 0:
-        return math.nan
-    return float(np.average(np.where(weight > 0, energy, 0.0), weights=weight))

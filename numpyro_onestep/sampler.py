@@ -36,6 +36,9 @@ class OneStep(Readings):
             unconstrained values; `run` then needs `init_params`.
         init_strategy: where a model starts, as for `numpyro.infer.NUTS`. Default
             `init_to_uniform`.
+        warm_start: a second `run` trains the flow of the first one further, for other data of the
+            same model. Where its result is doubted, a run from the beginning follows. Default
+            False.
         **settings: see `Settings` for each name, its meaning and default.
 
     Raises:
@@ -60,6 +63,7 @@ class OneStep(Readings):
         *,
         potential_fn: Callable | None = None,
         init_strategy: Callable = init_to_uniform,
+        warm_start: bool = False,
         **settings: Any,
     ):
         if (model is None) == (potential_fn is None):
@@ -72,7 +76,7 @@ class OneStep(Readings):
                 raise TypeError(f"{name} must be callable, but is {type(value).__name__}.")
         self.model = model
         self.potential_fn = potential_fn
-        self.init_strategy = init_strategy
+        self.init_strategy, self.warm_start = init_strategy, warm_start
         self.settings = Settings.of(**settings)
         self._correction = correction_of(self.settings.draws)
         self._last: Trained | None = None
@@ -121,7 +125,8 @@ class OneStep(Readings):
             self._last = trained
 
         with numerics():
-            inference = Inference(self.settings, self._correction, as_key(rng_key), keep)
+            earlier = self._trained() if self.warm_start and self._last is not None else None
+            inference = Inference(self.settings, self._correction, as_key(rng_key), keep, earlier)
             self._last = result = inference.run(trace, init_params)
         report.warn(result.messages, stacklevel=2)
 
@@ -140,9 +145,9 @@ class OneStep(Readings):
         """The trained flow as a prior: call it inside of a later model for the sites' values.
 
         `values = prior()` is `{site: value}` for every latent site of this model, on its support,
-        and records each of them as a deterministic site (`print_summary(exclude_deterministic=False)`
-        shows them).  The later model's own latent site is the
-        base draw z, `<name>.z`, whose image is the values: one evaluation of the map and no
+        and records each of them as a deterministic site, which
+        `print_summary(exclude_deterministic=False)` shows.  The later model's own latent site is
+        the base draw z, `<name>.z`, whose image is the values: one evaluation of the map and no
         inverse, and the values have exactly the flow's density.
 
         So data can come in parts: log Z of the first part plus log Z of the second with this prior

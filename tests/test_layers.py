@@ -29,6 +29,7 @@ LAYERS = [
     "result",
     "prediction",
     "prior",
+    "warm_start",
     "diagnostics",
     "integrations",
     "inference",

@@ -140,3 +140,16 @@ def weigh(pool: Pool) -> WeightedPool:
         num_not_a_number=num_not_a_number,
     )
     return WeightedPool(pool, evidence, smoothed - logsumexp(smoothed))
+
+
+def mean_energy(weighted: WeightedPool, num_draws: int) -> float:
+    """Mean energy of the posterior (nats), from the pool.
+
+    The weight of a draw is limited to that of one corrected draw, 1 / `num_draws`.
+    """
+    energy = -np.asarray(weighted.pool.log_density, np.float64)
+    weight = np.minimum(np.exp(weighted.smoothed_log_weights), 1 / num_draws)
+    weight = np.where(np.isfinite(energy), weight, 0.0)
+    if weight.sum() == 0:
+        return math.nan
+    return float(np.average(np.where(weight > 0, energy, 0.0), weights=weight))

@@ -35,9 +35,9 @@ from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, lo
 # Iterations that are compiled into one call.  With fewer the overhead of a call would matter, with
 # more an interrupt and the progress bar would have to wait.
 _CHUNK = 100
-# Gap (nats) below which the training of a structured map may end early, and the dimension from
-# which on that grows in proportion.
-_NEAR, _NEAR_DIM = 0.01, 50
+# Gap (nats) below which training may end early: of a structured map, and of a flow that goes on from
+# an earlier one; and the dimension from which on they grow in proportion.
+_NEAR, _NEAR_AGAIN, _NEAR_DIM = 0.01, 0.05, 50
 
 
 class TrainingState(eqx.Module):
@@ -88,12 +88,14 @@ def train(
     rng_key: PRNGKeyArray,
     settings: Settings,
     first_elbo: float = -math.inf,
+    is_near: bool = False,
 ) -> TrainingResult:
     """Train the flow of a distribution on a target, stage by stage.
 
     Where the base distribution is a mixture, steps that take the ELBO below `first_elbo`, that of
-    the distribution given, are undone.  An interrupt (Ctrl-C) ends training and returns the flow as
-    it is then.
+    the distribution given, are undone.  A flow that `is_near` its target, since it was trained on
+    other data, may end early as a structured map does.  An interrupt (Ctrl-C) ends training and
+    returns the flow as it is then.
     """
     stages: list[Stage] = []
     if settings.schedule.num_distillation_steps:
@@ -101,7 +103,7 @@ def train(
     if settings.losses.elbo_weight:
         stages.append("evidence")
     floor = -math.inf if is_from_gaussian(distribution) else first_elbo
-    run = _Run(distribution, potential, settings, floor)
+    run = _Run(distribution, potential, settings, floor, is_near)
     try:
         for stage in stages:
             run.stage(stage, stream(rng_key, stage))
@@ -132,9 +134,10 @@ class _Run:
         potential: PreconditionedPotential,
         settings: Settings,
         floor: float,
+        is_near: bool,
     ):
         self.distribution, self.potential = distribution, potential
-        self.settings, self.floor = settings, floor
+        self.settings, self.floor, self.is_near = settings, floor, is_near
         self.flow, self.learning_rate_scale, self.num_undone = distribution.flow, 1.0, 0
         self.chunks: dict[Stage, list[Records]] = {}
         self.chunk_seconds: list[float] = []
@@ -177,7 +180,7 @@ class _Run:
         self.distribution = self.distribution.with_flow(self.flow)
         state = initial_state(self.distribution, stream(rng_key, "chains"), losses)
         chunks = self.chunks.setdefault(stage, [])
-        near = _near(self.distribution)
+        near = _near(self.distribution, self.is_near)
         accepted: list[np.ndarray] = []  # losses of the chunks that were not undone
         safe = state, 0  # state at the start of the last accepted chunk, and chunks before it
 
@@ -240,15 +243,16 @@ class _Run:
         return new, records
 
 
-def _near(distribution: FlowDistribution) -> float:
+def _near(distribution: FlowDistribution, is_near: bool) -> float:
     """The gap (nats) below which training may end after a few hundred iterations.
 
-    A structured map has the right scales from the start, even in a funnel.  At a constant learning
-    rate the noise of the steps alone leaves a gap that grows with d; cooling removes it.
+    A structured map has the right scales from the start, even in a funnel; so has a flow that was
+    trained on other data of the same model.  At a constant learning rate the noise of the steps
+    alone leaves a gap that grows with d; cooling removes it.
     """
-    if not isinstance(distribution.flow, StructuredMap):
+    if not (is_near or isinstance(distribution.flow, StructuredMap)):
         return stopping.SMALL_GAP
-    return _NEAR * max(1.0, distribution.dim / _NEAR_DIM)
+    return (_NEAR_AGAIN if is_near else _NEAR) * max(1.0, distribution.dim / _NEAR_DIM)
 
 
 @compiled  # as one program, since JAX would compile another for each of a dozen arrays
