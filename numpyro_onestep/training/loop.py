@@ -35,8 +35,8 @@ from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, lo
 # Iterations that are compiled into one call.  With fewer the overhead of a call would matter, with
 # more an interrupt and the progress bar would have to wait.
 _CHUNK = 100
-# Gap (nats) below which training may end early: of a structured map, and of a flow that goes on from
-# an earlier one; and the dimension from which on they grow in proportion.
+# Gap (nats) below which training may end early: of a structured map, and of a flow that goes on
+# from an earlier one; and the dimension from which on they grow in proportion.
 _NEAR, _NEAR_AGAIN, _NEAR_DIM = 0.01, 0.05, 50
 
 
