@@ -47,6 +47,7 @@ class Problem(ArraysAsNumpy):
     is_double: bool = False  # the target is in double precision, the session in single
     error: PrecisionError | None = None  # of single precision, where that made it double
     is_only_single: bool = False  # the target cannot be traced in double precision
+    is_without_data: bool = False  # read from a file; nothing but latent sites can be computed
 
     def constrain(self, x: Float[Any, "n d"]) -> PyTree:
         """Draws as the model's own sites, in the session's own precision."""
@@ -140,7 +141,7 @@ def problem_of_model(
         ValueError: as `model_target`.
     """
     try:
-        own, named = _own(np.array, args, kwargs)
+        own, named = own_arguments(args, kwargs)
         return Problem(*model_target(rng_key, model, own, named, start, init_strategy))
     except jax.errors.TracerArrayConversionError:
         # Where a support depends on a site, NumPyro checks NumPy arrays with NumPy, which fails
@@ -161,6 +162,11 @@ def problem_of_function(potential_fn: Any, args: tuple, kwargs: dict, start: PyT
             "which takes none: bind them first, with functools.partial say."
         )
     return Problem(*function_target(potential_fn, start))
+
+
+def own_arguments(args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Copies of a model's arguments, so that no later change matters."""
+    return _own(np.array, args, kwargs)
 
 
 def _own(copy: Any, *arguments: Any) -> Any:

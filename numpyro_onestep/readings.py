@@ -96,7 +96,7 @@ class Readings(MCMC):
             group_by_chain: put an axis of chains first, as `get_samples` does. Default False.
         """
         result = self.result
-        with self._environment():
+        with self._environment(needs_data=True):
             stats = {name: np.asarray(values) for name, values in result.stats.items()}
         return result.by_chain(stats) if group_by_chain else stats
 
@@ -116,9 +116,15 @@ class Readings(MCMC):
         return self.result.pool
 
     @contextmanager
-    def _environment(self, rng_key: Any = None) -> Iterator[PRNGKeyArray]:
-        """Work in the precision of the last run; yields the key after checking it."""
+    def _environment(self, rng_key: Any = None, needs_data: bool = False) -> Iterator[PRNGKeyArray]:
+        """Work in the precision of the last run; yields the key after checking it.
+
+        Raises:
+            RuntimeError: the work `needs_data`, and the sampler was read without them.
+        """
         refuse_transformations((rng_key,))
+        if needs_data:
+            self._require_data()
         with numerics(self._trained().problem.is_double):
             yield None if rng_key is None else as_key(rng_key)  # type: ignore
 
@@ -229,7 +235,15 @@ class Readings(MCMC):
     @property
     def run_arguments(self) -> tuple[tuple, dict[str, Any], PyTree]:
         """The model's arguments and keyword arguments, and `init_params`, of the last run."""
+        self._require_data()
         return self._trained().problem.arguments
+
+    def _require_data(self) -> None:
+        if self._trained().problem.is_without_data:
+            raise RuntimeError(
+                "This evaluates the model, which was read from a file without its data: give the "
+                "arguments of the run to OneStep.load(path, model, ...)."
+            )
 
     def _trained(self) -> Trained:
         if self._last is None:
@@ -287,7 +301,7 @@ class Readings(MCMC):
             (500, 2)
         """
         result = self.result
-        with self._environment(rng_key) as key:
+        with self._environment(rng_key, needs_data=not (args or kwargs)) as key:
             return predict(result.problem, result.samples, key, args, kwargs)
 
     def to_inference_data(
@@ -348,6 +362,6 @@ class Readings(MCMC):
         }
         given = {name: dict(value) for name, value in given.items() if value is not None}
         naming = Naming(dict(coords or {}), dict(dims or {}))
-        with self._environment():
+        with self._environment(needs_data=True):
             data = from_result(result, naming, log_likelihood, log_prior)
         return with_groups(data, self, given, naming) if given else data

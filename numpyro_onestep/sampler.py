@@ -1,6 +1,8 @@
 """`OneStep`: the inference class. How its results are read is in `readings`."""
 
+import os
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from jaxtyping import PRNGKeyArray, PyTree
@@ -20,6 +22,7 @@ from numpyro_onestep.problem import Problem, problem_of_function, problem_of_mod
 from numpyro_onestep.readings import Readings
 from numpyro_onestep.result import Trained
 from numpyro_onestep.settings import Settings, require_count
+from numpyro_onestep.storage import run
 
 
 class OneStep(Readings):
@@ -130,6 +133,75 @@ class OneStep(Readings):
             self._last = result = inference.run(trace, init_params)
         report.warn(result.messages, stacklevel=2)
 
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the last run to a file: draws, flow, evidence, settings, warnings, versions.
+
+        The file holds neither data nor code: a ZIP archive of JSON and NumPy arrays, whose format
+        `numpyro_onestep/storage/file.py` describes.  It is written as a whole or not at all.
+
+        Args:
+            path: of the file, which is replaced if it is there.
+
+        Raises:
+            TypeError: the model has state, or values that are no arrays; pickle keeps such a
+                sampler.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, tempfile
+            >>> from numpyro_onestep import OneStep
+            >>> def potential(x):
+            ...     return jnp.sum(x**2)
+            >>> sampler = OneStep(potential_fn=potential, num_samples=500, progress_bar=False)
+            >>> sampler.run(jax.random.key(0), init_params=jnp.zeros(2))
+            >>> path = tempfile.mkdtemp() + "/run.nos"
+            >>> sampler.save(path)
+            >>> again = OneStep.load(path, potential_fn=potential)
+            >>> again.log_evidence == sampler.log_evidence
+            True
+        """
+        run.save(path, self.settings, self.result, version("numpyro_onestep"))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike,
+        model: Callable | None = None,
+        *args: Any,
+        potential_fn: Callable | None = None,
+        init_strategy: Callable = init_to_uniform,
+        **kwargs: Any,
+    ) -> "OneStep":
+        """A sampler as `save` wrote it: the same draws, and the same `sample(key, n)`, to the bit.
+
+        Without the model's arguments all results can be read, and further draws made, of latent
+        sites alone; what evaluates the model needs them (`evaluate`, `to_inference_data`, `predict`
+        without arguments).  Nothing in the file is executed.
+
+        Args:
+            path: of the file.
+            model: the model that was run.
+            *args: its arguments in that run.
+            potential_fn: instead of a model, the potential function.
+            init_strategy: as in the constructor, for further runs.
+            **kwargs: the model's keyword arguments.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is cut off, altered, of another kind or of a later version; or the
+                model is another one.
+        """
+        sampler = cls(model, potential_fn=potential_fn, init_strategy=init_strategy)
+        sampler.settings, sampler._last = run.load(
+            path,
+            model=model,
+            potential_fn=potential_fn,
+            args=args,
+            kwargs=kwargs,
+            init_strategy=init_strategy,
+        )
+        sampler._correction = correction_of(sampler.settings.draws)
+        return sampler
+
     def get_posterior(self) -> FlowDistribution:
         """The trained flow as a NumPyro distribution on R^d, before any correction.
 
@@ -191,9 +263,9 @@ class OneStep(Readings):
             TypeError: `rng_key` is no JAX random key.
             ValueError: `num_samples` is not positive.
         """
-        num, run = require_count("num_samples", num_samples), self._trained()
+        num, last = require_count("num_samples", num_samples), self._trained()
         with self._environment(rng_key) as key:
-            return run.problem.constrain(draw(run.distribution, key, num))
+            return last.problem.constrain(draw(last.distribution, key, num))
 
     def evaluate(
         self, rng_key: PRNGKeyArray, num_flow_steps: int, num_draws: int = 10_000
@@ -212,11 +284,11 @@ class OneStep(Readings):
             TypeError: `rng_key` is no JAX random key.
             ValueError: k does not divide the grid, or `num_draws` is not positive.
         """
-        num, run = require_count("num_draws", num_draws), self._trained()
-        distribution = run.distribution.with_steps(num_flow_steps)
+        num, last = require_count("num_draws", num_draws), self._trained()
+        distribution = last.distribution.with_steps(num_flow_steps)
         limit = self.settings.draws.batch_bytes
-        with self._environment(rng_key) as key:
-            pool = draw_pool(distribution, run.problem.potential, key, num, 0, limit)
+        with self._environment(rng_key, needs_data=True) as key:
+            pool = draw_pool(distribution, last.problem.potential, key, num, 0, limit)
             return weigh(pool).evidence
 
     def evidence_interval(
@@ -244,7 +316,7 @@ class OneStep(Readings):
             True
         """
         result = self.result
-        with self._environment(rng_key) as key:
+        with self._environment(rng_key, needs_data=True) as key:
             return evidence_interval(
                 result.evidence,
                 result.pool,

@@ -30,6 +30,7 @@ LAYERS = [
     "prediction",
     "prior",
     "warm_start",
+    "storage",
     "diagnostics",
     "integrations",
     "inference",

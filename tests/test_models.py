@@ -76,7 +76,7 @@ def test_plates_factors_masks_deterministic_sites_and_keyword_arguments():
     data = sampler.to_inference_data()
     assert data["posterior"]["cell"].dims == ("chain", "draw", "row", "column")
     assert set(data["observed_data"].data_vars) == {"y"}
-    assert data["log_likelihood"]["y"].shape == (1, 200, 3)
+    assert data["log_likelihood"]["y"].shape == (4, 50, 3)
 
 
 def test_reparameterised_models_return_the_original_site():
@@ -101,7 +101,7 @@ def test_improper_priors_and_values_of_the_data_used_in_python():
 
     sampler = run(model, np.array([0, 1, 2, 1]), np.arange(4.0))
     assert sampler.get_samples()["effect"].shape == (200, 3)
-    assert sampler.to_inference_data()["log_likelihood"]["y"].shape == (1, 200, 4)
+    assert sampler.to_inference_data()["log_likelihood"]["y"].shape == (4, 50, 4)
 
 
 TWO_PROCESSES = """
@@ -287,8 +287,8 @@ def test_sites_of_size_zero():
     shapes = {name: value.shape for name, value in sampler.get_samples().items()}
     assert shapes == {"mu": (200,), "none": (200, 0), "nothing": (200, 0, 2)}
     data = sampler.to_inference_data()
-    assert data["posterior"]["none"].shape == (1, 200, 0)
-    assert data["log_likelihood"]["unseen"].shape == (1, 200, 0)
+    assert data["posterior"]["none"].shape == (4, 50, 0)
+    assert data["log_likelihood"]["unseen"].shape == (4, 50, 0)
     sampler.print_summary()
 
 

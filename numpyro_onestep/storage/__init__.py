@@ -1,0 +1,1 @@
+"""A run in one file, without its data and without code."""

@@ -1,0 +1,199 @@
+"""What a file knows of a model: its sites, the fingerprint of its program, no data.
+
+To evaluate its density again, a model needs its data, which are given once more when the file is
+read; then its program must be the one that was run.  Without them draws can still be made: the
+sites' supports nearly never depend on data, and where they do, that is found.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+from numpyro import handlers
+from numpyro.infer.util import constrain_fn
+
+from numpyro_onestep._util.numerics import numerics
+from numpyro_onestep.problem import Problem, own_arguments
+from numpyro_onestep.storage.tree import decoded, encoded
+from numpyro_onestep.target import FunctionTarget, ModelTarget, Outcome, Potential
+from numpyro_onestep.target.potential import unraveller
+from numpyro_onestep.target.targets import AbstractTarget
+from numpyro_onestep.target.traced import TracedFunction, trace
+
+_CHANGED = (
+    "The model is not the one whose run was saved: its code, the shapes of its data, or a plain "
+    "number that it reads, differ."
+)
+
+
+def described(problem: Problem, arrays: list[np.ndarray]) -> dict[str, Any]:
+    """The problem as JSON, with its arrays appended to a list.
+
+    Raises:
+        TypeError: the model has state, such as mutable sites, or values that cannot be written.
+    """
+    target, potential = problem.target, problem.potential
+    if isinstance(target, ModelTarget) and target.fixed:
+        raise TypeError(
+            "save() cannot write a model with parameters, mutable state or subsampled plates. "
+            "pickle can keep such a sampler."
+        )
+    model = isinstance(target, ModelTarget)
+    return {
+        "kind": "model" if model else "potential_fn",
+        "sites": [encoded(site, arrays) for site in target.sites],
+        "prototype": encoded(target.prototype, arrays),
+        "programs": _programs(potential),
+        "arguments": _shapes((target.args, target.kwargs)) if model else None,
+        "is_start_given": model and target.is_start_given,
+        "start": encoded(problem.start, arrays),
+        "completion": encoded(potential.completion, arrays),
+        "is_double": problem.is_double,
+        "is_only_single": problem.is_only_single,
+        "error": encoded(problem.error, arrays),
+    }
+
+
+def restored(
+    tree: dict[str, Any],
+    arrays: list[np.ndarray],
+    model: Any,
+    potential_fn: Any,
+    args: tuple,
+    kwargs: dict[str, Any],
+    init_strategy: Any,
+) -> Problem:
+    """The problem that was described, for a model and, where they are given, its arguments.
+
+    Raises:
+        ValueError: the model is another one.
+    """
+    if (tree["kind"] == "model") != (potential_fn is None):
+        raise ValueError(f"{_CHANGED} That was a {tree['kind']}.")
+    start, prototype = (decoded(tree[name], arrays) for name in ("start", "prototype"))
+    has_data = potential_fn is not None or bool(args or kwargs) or not _leaves(tree["arguments"])
+    with numerics(tree["is_double"]):
+        target: AbstractTarget = FunctionTarget(prototype, function=potential_fn)
+        if potential_fn is None:
+            args, kwargs = own_arguments(args, kwargs)
+            target = ModelTarget(
+                prototype=prototype,
+                sites=[decoded(site, arrays) for site in tree["sites"]],
+                model=model,
+                args=args,
+                kwargs=kwargs,
+                init_strategy=init_strategy,
+                is_start_given=tree["is_start_given"],
+            )
+        if has_data:
+            potential = _potential(target, start, tree)
+        else:
+            potential = _without_data(model, prototype, start, tree["arguments"])
+        completion = decoded(tree["completion"], arrays)
+    return Problem(
+        target,
+        Potential(potential.energy, potential.outcome, completion),
+        start,
+        is_double=tree["is_double"],
+        error=decoded(tree["error"], arrays),
+        is_only_single=tree["is_only_single"],
+        is_without_data=not has_data,
+    )
+
+
+def _potential(target: AbstractTarget, start: np.ndarray, tree: dict[str, Any]) -> Potential:
+    """The potential of a model with its data, which must be the program that was run."""
+    try:
+        potential = target.potential(start.dtype)
+    except Exception as error:  # whatever a model raises for sites that it does not have
+        raise ValueError(f"{_CHANGED} It raises {type(error).__name__}: {error}") from error
+    if _programs(potential) != tree["programs"]:
+        raise ValueError(_CHANGED)
+    return potential
+
+
+def _programs(potential: Potential) -> list[Any]:
+    """Fingerprints of the programs, and the shapes of the arrays that they take."""
+    return [
+        [function.program.fingerprint, [list(np.shape(v)) for v in function.captured]]
+        for function in (potential.energy, potential.outcome)
+    ]
+
+
+def _without_data(model: Any, prototype: PyTree, start: Any, shapes: Any) -> Potential:
+    """A potential of no density, which constrains latent sites.
+
+    Raises:
+        ValueError: the model is another one, or the supports of its sites depend on its data.
+    """
+    unravel = unraveller(prototype)
+    seeded = handlers.seed(model, rng_seed=0)
+
+    def latents(x: Any, number: float) -> PyTree:
+        # Made from x, the arguments have no values while the model is traced: NumPyro would check
+        # them.
+        args, kwargs = _filled(shapes, 0 * x[0] + number)
+        values = constrain_fn(seeded, args, kwargs, unravel(x), return_deterministic=False)
+        return {name: jnp.asarray(value) for name, value in values.items()}
+
+    def outcome(number: float) -> TracedFunction:
+        return trace(lambda x: Outcome(latents(x, number), {}, {}), start)
+
+    try:
+        found = outcome(0.0)
+        if set(found(start).samples) != set(prototype):
+            raise ValueError(f"its sites are {', '.join(found(start).samples)}")
+        same = jax.tree.map(np.array_equal, found(start), outcome(1.0)(start))
+    except Exception as error:  # whatever a model raises for such arguments
+        raise ValueError(
+            f"{_CHANGED} Or it cannot be traced without its data; then give load() the arguments "
+            f"of the run. It raises {type(error).__name__}: {error}"
+        ) from error
+    if not all(jax.tree.leaves(same)):
+        raise ValueError(
+            "The supports of the model's sites depend on its data: give load() the arguments of "
+            "the run."
+        )
+    return Potential(trace(lambda x: jnp.sum(jnp.nan * x), start), found)
+
+
+def _shapes(value: Any) -> Any:
+    """Arguments as JSON: arrays and floats by shape and type, all else as it is."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return {"value": value}
+    if isinstance(value, (float, np.ndarray, np.generic, jax.Array)):
+        array = np.asarray(value)
+        return {"shape": list(array.shape), "dtype": str(array.dtype)}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _shapes(one) for key, one in value.items()}}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_shapes(one) for one in value]}
+    return {"unknown": type(value).__name__}
+
+
+def _filled(tree: Any, number: Any) -> Any:
+    """Arguments of such shapes, every number the same."""
+    ((kind, value), *_) = tree.items()
+    if kind == "value":
+        return value
+    if kind == "shape":
+        return jnp.full(value, number).astype(tree["dtype"])
+    if kind == "dict":
+        return {key: _filled(one, number) for key, one in value.items()}
+    if kind in ("list", "tuple"):
+        parts = [_filled(one, number) for one in value]
+        return tuple(parts) if kind == "tuple" else parts
+    raise ValueError(f"an argument is a {value}")
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """What the arguments consist of; empty for a model without any."""
+    if tree is None:
+        return []
+    ((kind, value), *_) = tree.items()
+    if kind in ("dict", "list", "tuple"):
+        parts = value.values() if kind == "dict" else value
+        return [leaf for part in parts for leaf in _leaves(part)]
+    return [tree]
