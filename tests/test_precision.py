@@ -112,7 +112,7 @@ def test_double_precision_may_be_asked_for(x64_is_off):
     assert sampler.log_evidence == pytest.approx(float(exact), abs=0.01)
     interval = sampler.evidence_interval(jr.key(1), 10)
     assert interval.lower < float(exact) + 0.01 < interval.upper + 0.03
-    assert sampler.to_inference_data()["log_likelihood"]["y"].shape == (1, 500, 3)
+    assert sampler.to_inference_data()["log_likelihood"]["y"].shape == (4, 125, 3)
 
 
 def test_a_model_that_fixes_its_types_stays_in_single_precision(capsys):

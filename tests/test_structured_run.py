@@ -199,9 +199,9 @@ def test_the_posterior_is_a_distribution_whose_density_is_that_of_its_draws(samp
 def test_arviz_sees_the_draws(sampler):
     data = sampler.to_inference_data()
     posterior = data["posterior"]
-    assert posterior["theta"].shape == (1, 1000, GROUPS)
+    assert posterior["theta"].shape == (4, 250, GROUPS)
     np.testing.assert_array_equal(posterior["mu"][0], sampler.get_samples()["mu"])
-    assert data["log_likelihood"]["y"].shape == (1, 1000, GROUPS)
+    assert data["log_likelihood"]["y"].shape == (4, 250, GROUPS)
 
 
 @pytest.mark.slow

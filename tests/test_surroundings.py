@@ -227,7 +227,7 @@ def test_a_sampler_that_has_run_can_be_copied(again, ran):
     ours, theirs = (s.sample(jr.key(1), 5)["mu"] for s in (ran, other))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     assert other.elbo == ran.elbo
-    assert other.to_inference_data()["log_likelihood"]["y"].shape == (1, 400, 3)
+    assert other.to_inference_data()["log_likelihood"]["y"].shape == (4, 100, 3)
 
 
 def test_two_threads_may_run_a_sampler_each():

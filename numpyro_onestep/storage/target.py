@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 from numpyro import handlers
 from numpyro.infer.util import constrain_fn
 
@@ -103,7 +103,7 @@ def restored(
     )
 
 
-def _potential(target: AbstractTarget, start: np.ndarray, tree: dict[str, Any]) -> Potential:
+def _potential(target: AbstractTarget, start: Float[Any, " d"], tree: dict[str, Any]) -> Potential:
     """The potential of a model with its data, which must be the program that was run."""
     try:
         potential = target.potential(start.dtype)
@@ -122,7 +122,7 @@ def _programs(potential: Potential) -> list[Any]:
     ]
 
 
-def _without_data(model: Any, prototype: PyTree, start: Any, shapes: Any) -> Potential:
+def _without_data(model: Any, prototype: PyTree, start: Float[Any, " d"], shapes: Any) -> Potential:
     """A potential of no density, which constrains latent sites.
 
     Raises:
