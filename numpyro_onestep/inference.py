@@ -131,6 +131,8 @@ class Inference:
                     require_explorable(problem.start.size)
                 problem = completed(problem, self._key("completion"))
                 known = fit_of_earlier(self.previous, problem, self.settings, self._key("earlier"))
+                if known is None:
+                    self.previous = None
             with self.clock.part("structure"):
                 structure = None
                 if known is None:
@@ -149,7 +151,7 @@ class Inference:
             lost = not math.isfinite(float(fit.elbo)) and self._is_explorable(problem)
             if self.settings.draws.multimodal or lost:
                 fit = self._explored(problem, fit)
-            weighted = self._trained(problem, fit)
+            weighted = self._trained(problem, fit, is_near=fit is known)
             weighted = self._or_dense(weighted)
             if double is not None:
                 weighted = self._precise(weighted, double, environment)
@@ -271,7 +273,7 @@ class Inference:
                 return fit  # the user did not ask for tempered SMC, so its failure is no error
             return fit_mixture(problem.potential, population, self._key("mixture"))
 
-    def _trained(self, problem: Problem, fit: Fit) -> Weighted:
+    def _trained(self, problem: Problem, fit: Fit, is_near: bool = False) -> Weighted:
         """The best of the flows trained one after the other, with its pool."""
         attempts: list[Weighted] = []
         potential = PreconditionedPotential(problem.potential, fit.preconditioner)
@@ -285,7 +287,6 @@ class Inference:
             start = FlowDistribution(untrained, fit.preconditioner, fit.base, num_steps)
             with self.clock.part("training"):
                 key = self._key("training", num_steps)
-                is_near = self.previous is not None
                 training = loop.train(start, potential, key, settings, float(fit.elbo), is_near)
             trained = Trained(problem, fit, training, num_steps, dict(self.clock.seconds))
             # From here on an interrupt or an error does not lose the trained flow.

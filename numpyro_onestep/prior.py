@@ -23,6 +23,7 @@ class Base(dist.Distribution):
     """
 
     support: Any = constraints.real_vector
+    is_flow_base = True  # by which the trace of a model knows such a site
     pytree_data_fields = ("base", "like")
 
     def __init__(self, base: AbstractBaseDistribution, like: Float[Array, " d"]):
@@ -69,9 +70,15 @@ class FlowPrior:
             )
         like = jnp.zeros(distribution.dim, distribution.flow.dtype)
         z: Any = numpyro.sample(f"{self.name}.z", Base(distribution.base, like))
-        x = distribution.transform.move(z)
-        values = problem.target.latents(problem.potential.constrain(x))
-        if isinstance(problem.target, ModelTarget):
-            for site, value in values.items():
-                numpyro.deterministic(site, value)
+        # The target was traced for its own type, in whichever precision the later model is traced.
+        x = distribution.transform.move(z).astype(problem.start.dtype)
+        samples, target = problem.potential.constrain(x), problem.target
+        if not isinstance(target, ModelTarget):
+            return samples
+        bases = {site.name for site in target.sites if site.is_flow_base}
+        # Where the first model has such a prior itself, the values of that are deterministic sites.
+        known = samples if bases else target.latents(samples)
+        values = {site: value for site, value in known.items() if site not in bases}
+        for site, value in values.items():
+            numpyro.deterministic(site, value)
         return values

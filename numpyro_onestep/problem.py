@@ -50,7 +50,16 @@ class Problem(ArraysAsNumpy):
     is_without_data: bool = False  # read from a file; nothing but latent sites can be computed
 
     def constrain(self, x: Float[Any, "n d"]) -> PyTree:
-        """Draws as the model's own sites, in the session's own precision."""
+        """Draws as the model's own sites, in the session's own precision.
+
+        Raises:
+            RuntimeError: the problem was read from a file without data, and then pickled.
+        """
+        if self.potential.is_detached:
+            raise RuntimeError(
+                "This sampler was read from a file without its data, and then pickled: for further "
+                "draws read the file again, with OneStep.load."
+            )
         with numerics(self.is_double):
             draws = map_in_blocks(lambda rows: _constrain(self.potential, rows), x)
             if self.is_double:
@@ -64,7 +73,7 @@ class Problem(ArraysAsNumpy):
         Raises:
             RuntimeError: the model has changed since.
         """
-        if not self.potential.is_detached:
+        if not self.potential.is_detached or self.is_without_data:
             return self
         with numerics(self.is_double):
             again = self.target.potential(self.start.dtype)

@@ -96,7 +96,9 @@ class Readings(MCMC):
             group_by_chain: put an axis of chains first, as `get_samples` does. Default False.
         """
         result = self.result
-        with self._environment(needs_data=True):
+        corrected = result.corrected
+        is_kept = bool(corrected.stats) or corrected.chosen is not None
+        with self._environment(needs_data=not is_kept):
             stats = {name: np.asarray(values) for name, values in result.stats.items()}
         return result.by_chain(stats) if group_by_chain else stats
 
@@ -364,4 +366,4 @@ class Readings(MCMC):
         naming = Naming(dict(coords or {}), dict(dims or {}))
         with self._environment(needs_data=True):
             data = from_result(result, naming, log_likelihood, log_prior)
-        return with_groups(data, self, given, naming) if given else data
+        return with_groups(data, result, given, naming) if given else data

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 from jaxtyping import PRNGKeyArray, PyTree
@@ -128,7 +127,7 @@ class OneStep(Readings):
             self._last = trained
 
         with numerics():
-            earlier = self._trained() if self.warm_start and self._last is not None else None
+            earlier = self._last if self.warm_start else None
             inference = Inference(self.settings, self._correction, as_key(rng_key), keep, earlier)
             self._last = result = inference.run(trace, init_params)
         report.warn(result.messages, stacklevel=2)
@@ -136,8 +135,10 @@ class OneStep(Readings):
     def save(self, path: str | os.PathLike) -> None:
         """Write the last run to a file: draws, flow, evidence, settings, warnings, versions.
 
-        The file holds neither data nor code: a ZIP archive of JSON and NumPy arrays, whose format
-        `numpyro_onestep/storage/file.py` describes.  It is written as a whole or not at all.
+        The file holds no data and no code: a ZIP archive of JSON and NumPy arrays, whose format
+        `numpyro_onestep/storage/file.py` describes.  Deterministic sites, which may repeat the
+        data, are left out.  (A whole number, a truth value or a text that is an argument of the
+        model is written.)  The file is written as a whole or not at all.
 
         Args:
             path: of the file, which is replaced if it is there.
@@ -145,6 +146,7 @@ class OneStep(Readings):
         Raises:
             TypeError: the model has state, or values that are no arrays; pickle keeps such a
                 sampler.
+            RuntimeError: the sampler was itself read from a file without the model's arguments.
 
         Example:
             >>> import jax, jax.numpy as jnp, tempfile
@@ -159,7 +161,7 @@ class OneStep(Readings):
             >>> again.log_evidence == sampler.log_evidence
             True
         """
-        run.save(path, self.settings, self.result, version("numpyro_onestep"))
+        run.save(path, self.settings, self.result)
 
     @classmethod
     def load(
@@ -175,7 +177,8 @@ class OneStep(Readings):
 
         Without the model's arguments all results can be read, and further draws made, of latent
         sites alone; what evaluates the model needs them (`evaluate`, `to_inference_data`, `predict`
-        without arguments).  Nothing in the file is executed.
+        without arguments).  The bits are the same on the same kind of machine, with the same
+        versions of the packages.  Nothing in the file is executed.
 
         Args:
             path: of the file.
@@ -187,8 +190,9 @@ class OneStep(Readings):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is cut off, altered, of another kind or of a later version; or the
-                model is another one.
+            ValueError: the file is cut off, altered, of another kind or of a later version; the
+                model is another one, or the supports of its sites depend on its data; or the
+                session has another precision.
         """
         sampler = cls(model, potential_fn=potential_fn, init_strategy=init_strategy)
         sampler.settings, sampler._last = run.load(

@@ -125,6 +125,30 @@ def test_the_data_of_a_run_take_further_groups_and_names(sampler):
     assert "log_likelihood" not in groups
 
 
+def test_groups_of_other_sizes_and_models_without_plates_are_taken(sampler):
+    new = sampler.predict(jr.key(2), X[:3])
+    data = sampler.to_inference_data(coords={"row": list("abcdef")}, predictions=new)
+    assert data["predictions"]["y"].shape == (4, 1000, 3)
+
+    def model(y=None):
+        parts = numpyro.sample("a/b", dist.Normal(0, 1)), numpyro.sample("c", dist.Normal(0, 1))
+        numpyro.deterministic("both", parts)
+        numpyro.sample("y", dist.Normal(parts[0], 1), obs=y)
+
+    other = OneStep(model, **QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the flow is hardly trained
+        other.run(jr.key(0), Y)
+    data = other.to_inference_data(
+        posterior_predictive=other.predict(jr.key(1)),
+        prior=Predictive(model, num_samples=50, return_sites=["y"])(jr.key(3)),
+        constant_data={"x": X},
+    )
+    assert data["posterior_predictive"]["y"].shape == (4, 50)
+    assert data["prior_predictive"]["y"].shape == (1, 50)
+    assert data["constant_data"]["x"].shape == (6,)
+
+
 @pytest.mark.parametrize(
     ("naming", "message"),
     [
@@ -210,6 +234,13 @@ def test_evidence_of_data_in_two_parts_is_that_of_all():
     assert abs(before.log_evidence + after.log_evidence - log_evidence_of(Y)) < 0.02
     precision = len(Y) / SD**2 + 1 / SD_PRIOR**2
     mean = (Y.sum() / SD**2 + 1 / SD_PRIOR**2) / precision
+    third = after.as_prior()
+
+    def last():
+        numpyro.deterministic("twice", 2 * third()["mu"])
+
+    trace = numpyro.handlers.trace(numpyro.handlers.seed(last, 0)).get_trace()
+    assert set(trace) == {"flow.z", "mu", "twice"}
     mu = np.asarray(after.get_samples()["mu"], np.float64)
     # 4000 draws after a flow whose own draws are off by as little: 5 standard errors.
     assert abs(mu.mean() - mean) < 5 / (4000 * precision) ** 0.5

@@ -200,7 +200,7 @@ def test_arviz_sees_the_draws(sampler):
     data = sampler.to_inference_data()
     posterior = data["posterior"]
     assert posterior["theta"].shape == (4, 250, GROUPS)
-    np.testing.assert_array_equal(posterior["mu"][0], sampler.get_samples()["mu"])
+    np.testing.assert_array_equal(np.ravel(posterior["mu"]), sampler.get_samples()["mu"])
     assert data["log_likelihood"]["y"].shape == (4, 250, GROUPS)
 
 

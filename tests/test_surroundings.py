@@ -208,7 +208,7 @@ def test_the_data_of_a_run_stay_its_own():
     y[:] += LATER
     data = sampler.to_inference_data()
     np.testing.assert_array_equal(data["observed_data"]["y"], Y)
-    mu = np.asarray(sampler.get_samples()["mu"])[None, :, None]
+    mu = np.asarray(sampler.get_samples(group_by_chain=True)["mu"])[..., None]
     expected = -0.5 * (Y - mu) ** 2 - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(data["log_likelihood"]["y"], expected, rtol=1e-4, atol=1e-4)
 

@@ -16,12 +16,24 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 _FORMAT, _VERSION = "numpyro_onestep run", 1
+# What Python's own readers raise for bytes that are no such file.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 
 
 def write(path: str | os.PathLike, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
@@ -38,6 +50,10 @@ def write(path: str | os.PathLike, header: dict[str, Any], arrays: list[np.ndarr
                     np.lib.format.write_array(
                         member, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False
                     )
+        # A temporary file can be read by its owner alone; this one is to be like any other file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -67,7 +83,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[np.ndarray]]:
                     arrays.append(np.lib.format.read_array(member, allow_pickle=False))
     except FileNotFoundError:
         raise
-    except (zipfile.BadZipFile, KeyError, EOFError, UnicodeDecodeError, OSError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{os.fspath(path)} cannot be read: it is no file of OneStep.save, or it is cut off or "
             f"altered ({error})."

@@ -22,10 +22,15 @@ from numpyro_onestep.target.potential import unraveller
 from numpyro_onestep.target.targets import AbstractTarget
 from numpyro_onestep.target.traced import TracedFunction, trace
 
-_CHANGED = (
-    "The model is not the one whose run was saved: its code, the shapes of its data, or a plain "
-    "number that it reads, differ."
+_OF_ARGUMENTS = 2  # depth of an argument in the pair of arguments and keyword arguments
+CHANGED = (
+    "The model is not the one whose run was saved: its code, the shapes or types of its data, or a "
+    "plain number that it reads, differ."
 )
+
+
+class AnotherModelError(ValueError):
+    """The model is not the one of the file."""
 
 
 def described(problem: Problem, arrays: list[np.ndarray]) -> dict[str, Any]:
@@ -33,7 +38,13 @@ def described(problem: Problem, arrays: list[np.ndarray]) -> dict[str, Any]:
 
     Raises:
         TypeError: the model has state, such as mutable sites, or values that cannot be written.
+        RuntimeError: the problem came out of a file, without its data.
     """
+    if problem.is_without_data:
+        raise RuntimeError(
+            "This sampler was read from a file without its data, and cannot be written: copy that "
+            "file, or give the arguments of the run to OneStep.load(path, model, ...)."
+        )
     target, potential = problem.target, problem.potential
     if isinstance(target, ModelTarget) and target.fixed:
         raise TypeError(
@@ -71,7 +82,7 @@ def restored(
         ValueError: the model is another one.
     """
     if (tree["kind"] == "model") != (potential_fn is None):
-        raise ValueError(f"{_CHANGED} That was a {tree['kind']}.")
+        raise AnotherModelError(f"{CHANGED} That was a {tree['kind']}.")
     start, prototype = (decoded(tree[name], arrays) for name in ("start", "prototype"))
     has_data = potential_fn is not None or bool(args or kwargs) or not _leaves(tree["arguments"])
     with numerics(tree["is_double"]):
@@ -108,9 +119,9 @@ def _potential(target: AbstractTarget, start: Float[Any, " d"], tree: dict[str, 
     try:
         potential = target.potential(start.dtype)
     except Exception as error:  # whatever a model raises for sites that it does not have
-        raise ValueError(f"{_CHANGED} It raises {type(error).__name__}: {error}") from error
+        raise AnotherModelError(f"{CHANGED} It raises {type(error).__name__}: {error}") from error
     if _programs(potential) != tree["programs"]:
-        raise ValueError(_CHANGED)
+        raise AnotherModelError(CHANGED)
     return potential
 
 
@@ -147,29 +158,33 @@ def _without_data(model: Any, prototype: PyTree, start: Float[Any, " d"], shapes
             raise ValueError(f"its sites are {', '.join(found(start).samples)}")
         same = jax.tree.map(np.array_equal, found(start), outcome(1.0)(start))
     except Exception as error:  # whatever a model raises for such arguments
-        raise ValueError(
-            f"{_CHANGED} Or it cannot be traced without its data; then give load() the arguments "
+        raise AnotherModelError(
+            f"{CHANGED} Or it cannot be traced without its data; then give load() the arguments "
             f"of the run. It raises {type(error).__name__}: {error}"
         ) from error
     if not all(jax.tree.leaves(same)):
-        raise ValueError(
+        raise AnotherModelError(
             "The supports of the model's sites depend on its data: give load() the arguments of "
             "the run."
         )
     return Potential(trace(lambda x: jnp.sum(jnp.nan * x), start), found)
 
 
-def _shapes(value: Any) -> Any:
-    """Arguments as JSON: arrays and floats by shape and type, all else as it is."""
-    if value is None or isinstance(value, (bool, int, str)):
+def _shapes(value: Any, depth: int = 0) -> Any:
+    """Arguments as JSON: arrays and numbers by shape and type.
+
+    A whole number, a truth value or a text that is an argument itself is written as it is, since
+    shapes and branches depend on it.  What lists and dicts hold may be data.
+    """
+    if value is None or (depth <= _OF_ARGUMENTS and isinstance(value, (bool, int, str))):
         return {"value": value}
-    if isinstance(value, (float, np.ndarray, np.generic, jax.Array)):
+    if isinstance(value, (bool, int, float, np.ndarray, np.generic, jax.Array)):
         array = np.asarray(value)
         return {"shape": list(array.shape), "dtype": str(array.dtype)}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _shapes(one) for key, one in value.items()}}
+        return {"dict": {key: _shapes(one, depth + 1) for key, one in value.items()}}
     if type(value) in (list, tuple):
-        return {type(value).__name__: [_shapes(one) for one in value]}
+        return {type(value).__name__: [_shapes(one, depth + 1) for one in value]}
     return {"unknown": type(value).__name__}
 
 
@@ -179,7 +194,7 @@ def _filled(tree: Any, number: Any) -> Any:
     if kind == "value":
         return value
     if kind == "shape":
-        return jnp.full(value, number).astype(tree["dtype"])
+        return jnp.full(value, number).astype(jax.dtypes.canonicalize_dtype(tree["dtype"]))
     if kind == "dict":
         return {key: _filled(one, number) for key, one in value.items()}
     if kind in ("list", "tuple"):

@@ -84,12 +84,13 @@ def encoded(value: Any, arrays: list[np.ndarray]) -> Any:
         return value if math.isfinite(value) else {"number": repr(value)}
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         arrays.append(np.asarray(value))
-        return {"jax" if isinstance(value, jax.Array) else "array": len(arrays) - 1}
+        kind = "jax" if isinstance(value, jax.Array) else "array"
+        return {"scalar" if isinstance(value, np.generic) else kind: len(arrays) - 1}
     name = _NAMES.get(type(value))
     if name is not None:
         fields = {key: encoded(getattr(value, key), arrays) for key in _fields(type(value))}
         return {"class": name, "fields": fields}
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+    if type(value) is dict and all(isinstance(key, str) for key in value):
         return {"dict": {key: encoded(one, arrays) for key, one in value.items()}}
     if type(value) in (list, tuple):
         return {type(value).__name__: [encoded(one, arrays) for one in value]}
@@ -123,6 +124,8 @@ def decoded(tree: Any, arrays: list[np.ndarray]) -> Any:
         return float(value)
     if kind == "array":
         return arrays[value]
+    if kind == "scalar":
+        return arrays[value][()]
     if kind == "jax":
         return jnp.asarray(arrays[value])
     if kind == "dict":

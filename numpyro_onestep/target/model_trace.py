@@ -27,6 +27,7 @@ class Site(NamedTuple):
     subsample: tuple[int, int] | None = None  # for a plate that draws a part: (part, size)
     is_in_log_space: bool = False  # its density is taken from the unconstrained value
     may_be_improper: bool = False  # a latent site whose prior is improper or masked
+    is_flow_base: bool = False  # the base draw of a flow that is this model's prior
 
 
 def inspect_model(
@@ -57,6 +58,7 @@ def inspect_model(
                     subsample=_subsample(site),
                     is_in_log_space=is_latent and is_in_log_space(site),
                     may_be_improper=is_latent and _may_be_improper(site["fn"]),
+                    is_flow_base=is_latent and getattr(site["fn"], "is_flow_base", False),
                 )
             )
             if is_latent and not is_discrete:
