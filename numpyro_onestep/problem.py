@@ -67,6 +67,14 @@ class Problem(ArraysAsNumpy):
                 draws = jax.tree.map(in_single, draws)
             return jax.tree.map(jax.device_put, draws)
 
+    def require_data(self) -> None:
+        """Raise a RuntimeError where the model cannot be evaluated for want of its data."""
+        if self.is_without_data:
+            raise RuntimeError(
+                "This evaluates the model, which was read from a file without its data: give the "
+                "arguments of the run to OneStep.load(path, model, ...)."
+            )
+
     def attached(self) -> "Problem":
         """The same problem; if it came out of a pickle, with its target traced again.
 

@@ -96,9 +96,7 @@ class Readings(MCMC):
             group_by_chain: put an axis of chains first, as `get_samples` does. Default False.
         """
         result = self.result
-        corrected = result.corrected
-        is_kept = bool(corrected.stats) or corrected.chosen is not None
-        with self._environment(needs_data=not is_kept):
+        with self._environment():
             stats = {name: np.asarray(values) for name, values in result.stats.items()}
         return result.by_chain(stats) if group_by_chain else stats
 
@@ -125,9 +123,10 @@ class Readings(MCMC):
             RuntimeError: the work `needs_data`, and the sampler was read without them.
         """
         refuse_transformations((rng_key,))
+        problem = self._trained().problem
         if needs_data:
-            self._require_data()
-        with numerics(self._trained().problem.is_double):
+            problem.require_data()
+        with numerics(problem.is_double):
             yield None if rng_key is None else as_key(rng_key)  # type: ignore
 
     @property
@@ -237,15 +236,9 @@ class Readings(MCMC):
     @property
     def run_arguments(self) -> tuple[tuple, dict[str, Any], PyTree]:
         """The model's arguments and keyword arguments, and `init_params`, of the last run."""
-        self._require_data()
-        return self._trained().problem.arguments
-
-    def _require_data(self) -> None:
-        if self._trained().problem.is_without_data:
-            raise RuntimeError(
-                "This evaluates the model, which was read from a file without its data: give the "
-                "arguments of the run to OneStep.load(path, model, ...)."
-            )
+        problem = self._trained().problem
+        problem.require_data()
+        return problem.arguments
 
     def _trained(self) -> Trained:
         if self._last is None:

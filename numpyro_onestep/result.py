@@ -132,6 +132,7 @@ class Drawn(Weighted):
         if corrected.stats:
             return dict(corrected.stats)
         if corrected.chosen is None:
+            self.problem.require_data()
             return {"lp": -energies(self.problem.potential, corrected.x)}
         lp, log_q = (v[corrected.chosen] for v in (pool.log_density, pool.log_q))
         return {"lp": lp, "log_q": log_q, "log_weight": lp - log_q}

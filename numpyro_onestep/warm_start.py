@@ -33,7 +33,7 @@ def fit_of_earlier(
         return None
     if earlier.problem.target.names() != problem.target.names():
         return None
-    if earlier.num_flow_steps != next(iter(settings.step_budgets(problem.start.size))):
+    if earlier.num_flow_steps != settings.step_budgets(problem.start.size)[0]:
         return None
     limit = settings.draws.batch_bytes
     pool = draw_pool(earlier.distribution, problem.potential, rng_key, _NUM_WEIGHED, 0, limit)

@@ -49,6 +49,14 @@ def test_a_pool_is_smaller_where_an_evaluation_is_large_unless_asked_for():
     assert Settings.of(pool_size=30_000).draws.num_pool_in(10, 2**24) == 30_000
 
 
+def test_a_first_pool_is_smaller_in_hundreds_of_dimensions_unless_asked_for():
+    draws = Settings.of().draws
+    assert draws.num_first_pool_in(100) == draws.num_pool
+    assert draws.num_first_pool_in(256) == 2**14 < draws.num_pool_in(256)
+    assert draws.num_first_pool_in(600) == 2 * draws.num_samples < draws.num_pool_in(600)
+    assert Settings.of(pool_size=30_000).draws.num_first_pool_in(600) == 30_000
+
+
 @pytest.mark.parametrize("limit", [1, 4, 10, 1000])
 def test_batches_of_every_size_give_the_same_values(limit):
     x = np.arange(20.0).reshape(10, 2)

@@ -29,7 +29,7 @@ from numpyro_onestep.flow import FlowDistribution
 from numpyro_onestep.flow.base_distribution import inflated_scale
 
 # The number of base draws is rounded up to a power of two.  It is at least the first number where
-# that takes no more numbers than the second (128 MiB in single precision), so that few programs
+# that takes no more numbers than the second (16 MiB in single precision), so that few programs
 # are compiled.  In JAX the first random numbers do not depend on how many follow.
 _FEWEST_BASE_DRAWS, _MOST_NUMBERS = 2**16, 2**22
 # Batches that one call of the compiled program weighs, one after the other.

@@ -57,9 +57,9 @@ class Naming(NamedTuple):
 
 def from_result(
     result: Result,
-    naming: Naming | None = None,
-    log_likelihood: bool = True,
-    log_prior: bool = False,
+    naming: Naming,
+    log_likelihood: bool,
+    log_prior: bool,
 ):
     """A run's results, as `OneStep.to_inference_data` describes them."""
     problem, x = result.problem, result.corrected.x
@@ -87,7 +87,7 @@ def from_result(
         attrs,
         result.num_chains,
         log_prior=prior,
-        naming=naming or Naming(),
+        naming=naming,
     )
 
 

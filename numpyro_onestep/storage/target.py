@@ -52,12 +52,13 @@ def described(problem: Problem, arrays: list[np.ndarray]) -> dict[str, Any]:
             "pickle can keep such a sampler."
         )
     model = isinstance(target, ModelTarget)
+    arguments = (target.args, target.kwargs) if model else ((), {})
     return {
         "kind": "model" if model else "potential_fn",
         "sites": [encoded(site, arrays) for site in target.sites],
         "prototype": encoded(target.prototype, arrays),
         "programs": _programs(potential),
-        "arguments": _shapes((target.args, target.kwargs)) if model else None,
+        "arguments": _shapes(arguments) if any(arguments) else None,
         "is_start_given": model and target.is_start_given,
         "start": encoded(problem.start, arrays),
         "completion": encoded(potential.completion, arrays),
@@ -84,7 +85,7 @@ def restored(
     if (tree["kind"] == "model") != (potential_fn is None):
         raise AnotherModelError(f"{CHANGED} That was a {tree['kind']}.")
     start, prototype = (decoded(tree[name], arrays) for name in ("start", "prototype"))
-    has_data = potential_fn is not None or bool(args or kwargs) or not _leaves(tree["arguments"])
+    has_data = bool(args or kwargs) or tree["arguments"] is None
     with numerics(tree["is_double"]):
         target: AbstractTarget = FunctionTarget(prototype, function=potential_fn)
         if potential_fn is None:
@@ -201,14 +202,3 @@ def _filled(tree: Any, number: Any) -> Any:
         parts = [_filled(one, number) for one in value]
         return tuple(parts) if kind == "tuple" else parts
     raise ValueError(f"an argument is a {value}")
-
-
-def _leaves(tree: Any) -> list[Any]:
-    """What the arguments consist of; empty for a model without any."""
-    if tree is None:
-        return []
-    ((kind, value), *_) = tree.items()
-    if kind in ("dict", "list", "tuple"):
-        parts = value.values() if kind == "dict" else value
-        return [leaf for part in parts for leaf in _leaves(part)]
-    return [tree]
