@@ -13,6 +13,7 @@ from numpyro.infer import MCMC, NUTS
 
 from numpyro_onestep._util.naming import flatten_names, label
 from numpyro_onestep.sampler import OneStep
+from numpyro_onestep.target.enumeration import enumerated
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,12 @@ def compare_with_nuts(
         >>> [row["name"] for row in comparison.rows()]
         ['x[0]', 'x[1]']
     """
-    ours = flatten_names(sampler.get_samples())
+    ours = sampler.get_samples()
+    sites = sampler.result.problem.target.sites
+    if enumerated(sites):
+        # NUTS has no draws of discrete sites, so what depends on them cannot be compared.
+        ours = sampler.result.problem.target.continuous(ours)
+    ours = flatten_names(ours)
     args, kwargs, init_params = sampler.run_arguments
     mcmc = MCMC(
         NUTS(sampler.model, potential_fn=sampler.potential_fn, init_strategy=sampler.init_strategy),

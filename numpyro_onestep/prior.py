@@ -12,6 +12,7 @@ from numpyro_onestep._util.numerics import is_double
 from numpyro_onestep.flow.base_distribution import AbstractBaseDistribution
 from numpyro_onestep.result import Trained
 from numpyro_onestep.target import ModelTarget
+from numpyro_onestep.target.enumeration import enumerated
 
 
 class Base(dist.Distribution):
@@ -77,8 +78,9 @@ class FlowPrior:
             return samples
         bases = {site.name for site in target.sites if site.is_flow_base}
         # Where the first model has such a prior itself, the values of that are deterministic sites.
-        known = samples if bases else target.latents(samples)
-        values = {site: value for site, value in known.items() if site not in bases}
+        known = samples if bases else target.continuous(samples)
+        others = bases | {site.name for site in enumerated(target.sites)}
+        values = {site: value for site, value in known.items() if site not in others}
         for site, value in values.items():
             numpyro.deterministic(site, value)
         return values

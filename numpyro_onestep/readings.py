@@ -256,13 +256,13 @@ class Readings(MCMC):
 
         Args:
             prob: mass of the highest-density interval. Default 0.9.
-            exclude_deterministic: leave deterministic sites out of the table. Default True, as
-                for MCMC.
+            exclude_deterministic: leave deterministic sites and discrete latent ones out of the
+                table. Default True, as for MCMC.
         """
         result = self.result
         samples = self.get_samples(group_by_chain=True)
         if exclude_deterministic:
-            samples = result.problem.target.latents(samples)
+            samples = result.problem.target.continuous(samples)
         grouped = flatten_names(samples)
         if next(iter(grouped.values())).shape[1] >= _FEWEST_SUMMARISED:
             print_summary(grouped, prob=prob, group_by_chain=True)
@@ -273,7 +273,8 @@ class Readings(MCMC):
 
         Every observed site is drawn anew, whatever is given as its data, for each of the posterior
         draws; so is a latent site that the model of the run did not have, such as that of a new
-        group.
+        group.  Discrete latent sites are drawn given the data in the arguments: without data from
+        their prior, with the data of new rows so that these are classified.
 
         Args:
             rng_key: a JAX random key.

@@ -33,7 +33,7 @@ class OneStep(Readings):
     A method that reads results raises a RuntimeError while there are none.
 
     Args:
-        model: a NumPyro model with continuous latent sites.
+        model: a NumPyro model. Its discrete latent sites are summed out, and drawn afterwards.
         potential_fn: instead of a model, a potential (negative log density, nats) of a pytree of
             unconstrained values; `run` then needs `init_params`.
         init_strategy: where a model starts, as for `numpyro.infer.NUTS`. Default
@@ -108,9 +108,11 @@ class OneStep(Readings):
 
         Raises:
             TypeError: `rng_key` is no JAX random key, or the run is inside `jax.jit` or the like.
-            ValueError: no latent site, a discrete latent site, no starting point of finite
-                density, no `init_params` or model arguments with a `potential_fn`, `init_params`
-                of wrong shape, or `multimodal` in more than 128 dimensions.
+            ValueError: no latent site, a discrete latent site that cannot be summed out, no
+                starting point of finite density, no `init_params` or model arguments with a
+                `potential_fn`, `init_params` of wrong shape, or `multimodal` in more than 128
+                dimensions.
+            ImportError: discrete latent sites, and funsor is not installed.
 
         Warns:
             OneStepWarning: the result may be wrong; the message says why and what to do.

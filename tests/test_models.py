@@ -198,14 +198,6 @@ def test_models_without_latent_sites_are_refused():
     )
 
 
-def test_discrete_latent_sites_are_refused_by_name():
-    def model(y):
-        z = numpyro.sample("z", dist.Bernoulli(0.5))
-        numpyro.sample("y", dist.Normal(z, numpyro.sample("s", dist.HalfNormal(1))), obs=y)
-
-    refuse(model, ValueError, "'z' is discrete.*MixtureSameFamily", jnp.ones(2))
-
-
 @pytest.mark.parametrize("num_samples", [1, 2, 3])
 def test_as_few_draws_as_one(num_samples, capsys):
     settings = {**QUICK, "num_samples": num_samples, "pool_size": None}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import cloudpickle
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -220,7 +221,14 @@ def ran():
     return sampler
 
 
-@pytest.mark.parametrize("again", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy])
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda s: pickle.loads(pickle.dumps(s)),
+        lambda s: pickle.loads(cloudpickle.dumps(s)),
+        copy.deepcopy,
+    ],
+)
 def test_a_sampler_that_has_run_can_be_copied(again, ran):
     other = again(ran)
     np.testing.assert_array_equal(other.get_samples()["mu"], ran.get_samples()["mu"])

@@ -74,8 +74,8 @@ def load(path: str | os.PathLike, **target: Any) -> tuple[Settings, Result]:
 def _require_same(problem: Problem, result: Any) -> None:
     """Raise a ValueError unless the model makes the same values of some draws."""
     x = result.corrected.x[:_COMPARED]
-    found = problem.target.latents(problem.constrain(x))
-    expected = jax.tree.map(lambda leaf: leaf[: len(x)], result.samples)
+    found = problem.target.continuous(problem.constrain(x))
+    expected = jax.tree.map(lambda leaf: leaf[: len(x)], problem.target.continuous(result.samples))
     fine = jax.tree.structure(found) == jax.tree.structure(expected)
     fine = fine and all(
         np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-3, atol=1e-6, equal_nan=True)

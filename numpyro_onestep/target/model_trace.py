@@ -28,6 +28,8 @@ class Site(NamedTuple):
     is_in_log_space: bool = False  # its density is taken from the unconstrained value
     may_be_improper: bool = False  # a latent site whose prior is improper or masked
     is_flow_base: bool = False  # the base draw of a flow that is this model's prior
+    is_enumerated: bool = False  # a discrete latent site of finitely many values, summed out
+    has_unplated_axes: bool = False  # a batch axis that is in no plate
 
 
 def inspect_model(
@@ -59,6 +61,8 @@ def inspect_model(
                     is_in_log_space=is_latent and is_in_log_space(site),
                     may_be_improper=is_latent and _may_be_improper(site["fn"]),
                     is_flow_base=is_latent and getattr(site["fn"], "is_flow_base", False),
+                    is_enumerated=is_latent and is_discrete and _is_enumerable(site),
+                    has_unplated_axes=is_sample and _has_unplated_axes(site),
                 )
             )
             if is_latent and not is_discrete:
@@ -82,11 +86,11 @@ def refuse_unfit(sites: list[Site], prototype: dict[str, Any]) -> None:
     """Raise a ValueError where there is nothing that a flow could move."""
     latents = [site for site in sites if site.type == "sample" and not site.is_observed]
     for site in latents:
-        if site.is_discrete:
+        if site.is_discrete and not site.is_enumerated:
             raise ValueError(
-                f"The latent site {site.name!r} is discrete, and a flow moves only continuous "
-                f"ones. Sum it out (numpyro.distributions.MixtureSameFamily, or "
-                f"numpyro.contrib.funsor's log_density with enumeration), or replace it by a "
+                f"The latent site {site.name!r} is discrete and has no finite number of values to "
+                f"sum over (or is marked with another enumeration than 'parallel'). Sum it out by "
+                f"hand, truncate it (numpyro.distributions.Categorical), or replace it by a "
                 f"continuous relaxation."
             )
         if site.is_delta:
@@ -94,12 +98,34 @@ def refuse_unfit(sites: list[Site], prototype: dict[str, Any]) -> None:
                 f"The latent site {site.name!r} has a Delta distribution, so there is nothing to "
                 "infer of it: use numpyro.deterministic for its value."
             )
+    summed = [site.name for site in latents if site.is_enumerated]
+    unplated = [site.name for site in sites if site.has_unplated_axes]
+    if summed and unplated:
+        raise ValueError(
+            f"The discrete latent site {summed[0]!r} is summed out, and for that every batch axis "
+            f"must be in a plate; {unplated[0]!r} has one that is in none. Put the site into "
+            f"numpyro.plate, or make its axes an event by .to_event()."
+        )
     if not sum(leaf.size for leaf in prototype.values()):
         raise ValueError(
             "The model has no latent sites, so there is nothing to infer. Check that it contains "
             "numpyro.sample statements without obs=, that the arguments given to run() are "
             "not conditioning every site, and that not every latent site is of size zero."
         )
+
+
+def _is_enumerable(site: dict) -> bool:
+    """Whether a discrete site can take all its values side by side."""
+    marked = site["infer"].get("enumerate", "parallel")
+    return site["fn"].has_enumerate_support and marked == "parallel"
+
+
+def _has_unplated_axes(site: dict) -> bool:
+    """Whether a batch axis of several members is in no plate; an axis of time needs none."""
+    num_loop_axes = axes_of(site).num_loop_axes
+    batch = site["fn"].batch_shape[num_loop_axes:]
+    plates = {frame.dim for frame in site["cond_indep_stack"]}
+    return any(size > 1 and i - len(batch) not in plates for i, size in enumerate(batch))
 
 
 def _has_state(site: dict) -> bool:

@@ -20,6 +20,13 @@ from numpyro.infer.util import constrain_fn, potential_energy
 from numpyro_onestep._util.compilation import make_room_for
 from numpyro_onestep._util.naming import flatten_names, label
 from numpyro_onestep._util.random import stream
+from numpyro_onestep.target.discrete_draws import draw_discrete, key_of
+from numpyro_onestep.target.enumeration import (
+    enumerated,
+    handlers_of_funsor,
+    packed_trace,
+    summed_energy,
+)
 from numpyro_onestep.target.initial_point import (
     match,
     require_finite,
@@ -29,6 +36,7 @@ from numpyro_onestep.target.initial_point import (
 )
 from numpyro_onestep.target.log_space import in_log_space
 from numpyro_onestep.target.model_trace import Site, inspect_model, refuse_unfit
+from numpyro_onestep.target.pointwise import marginal_likelihood
 from numpyro_onestep.target.potential import Outcome, Potential, ravel, unraveller
 from numpyro_onestep.target.traced import TracedFunction, trace
 
@@ -57,6 +65,10 @@ class AbstractTarget(ABC):
 
     def latents(self, samples: PyTree) -> PyTree:
         """Of samples only those of latent sites; by default all."""
+        return samples
+
+    def continuous(self, samples: PyTree) -> PyTree:
+        """Of samples only those of the sites that the flow moves; by default all."""
         return samples
 
     def may_be_improper(self) -> Bool[np.ndarray, " d"]:
@@ -155,6 +167,8 @@ class ModelTarget(AbstractTarget):
         names = {site.name for site in self.sites if site.is_in_log_space}
         model = in_log_space(self._seeded(), {k: v for k, v in values.items() if k in names})
         rest = {k: v for k, v in values.items() if k not in names}
+        if enumerated(self.sites):
+            return summed_energy(model, self.args, self.kwargs, rest, self.sites)
         return jnp.asarray(potential_energy(model, self.args, self.kwargs, rest))
 
     def outcome(self, values: PyTree) -> Outcome:
@@ -162,19 +176,27 @@ class ModelTarget(AbstractTarget):
         samples, found = self._traced_at(values)
         data = {name: site for name, site in found.items() if _is_data(site)}
         likelihood = {name: site["fn"].log_prob(site["value"]) for name, site in data.items()}
+        if enumerated(self.sites):
+            known = handlers.substitute(self._seeded(), data=self.continuous(samples))
+            every = packed_trace(known, self.args, self.kwargs, self.sites)
+            likelihood |= marginal_likelihood(every, self.sites)
         observed = {name: jnp.asarray(site["value"]) for name, site in data.items()}
         return Outcome(samples, likelihood, observed)
 
     def log_prior(self, values: PyTree) -> dict[str, Any]:
         """The log density of each latent site's own distribution, on its support (nats)."""
         samples, found = self._traced_at(values)
-        sites = {name: found[name] for name in self.latents(samples)}
+        sites = {name: found[name] for name in self.continuous(samples)}
         return {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
 
     def latents(self, samples: PyTree) -> PyTree:
-        """Of samples only those of latent sites."""
+        """Of samples only those of latent sites, discrete ones included."""
         names = {site.name for site in self.sites if site.type == "sample"}
         return {name: value for name, value in samples.items() if name in names}
+
+    def continuous(self, samples: PyTree) -> PyTree:
+        """Of samples only those of the sites that the flow moves."""
+        return {name: value for name, value in samples.items() if name in self.prototype}
 
     def _traced_at(self, values: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """The samples that the values stand for, and the model's trace there."""
@@ -182,9 +204,19 @@ class ModelTarget(AbstractTarget):
             self._seeded(), self.args, self.kwargs, values, return_deterministic=True
         )
         samples = jax.tree.map(jnp.asarray, samples)
+        if enumerated(self.sites):
+            # The deterministic sites may depend on the discrete ones, which are not drawn yet.
+            samples = self.continuous(samples)
+            known = handlers.substitute(self._seeded(), data=samples)
+            key = key_of(ravel(values))
+            samples |= draw_discrete(known, self.args, self.kwargs, self.sites, key)
         # Every latent site is given its value, since an improper prior could not be sampled.
         conditioned = handlers.substitute(self._seeded(), data=self.latents(samples))
-        return samples, handlers.trace(conditioned).get_trace(*self.args, **self.kwargs)
+        found = handlers.trace(conditioned).get_trace(*self.args, **self.kwargs)
+        if enumerated(self.sites):
+            others = (site for site in found.values() if site["type"] == "deterministic")
+            samples |= {site["name"]: jnp.asarray(site["value"]) for site in others}
+        return samples, found
 
     def may_be_improper(self) -> Bool[np.ndarray, " d"]:
         """Coordinates of sites whose prior is improper or masked."""
@@ -213,10 +245,17 @@ class ModelTarget(AbstractTarget):
             like = ravel_zeros(self.prototype, dtype)
             start, is_valid = uniform_start(potential, rng_key, radius, like)
             return start, bool(is_valid)
-        values, is_valid, _ = searched_start(
-            rng_key, self.model, self.args, self.kwargs, self.init_strategy, sorted(self.prototype)
-        )
+        values, is_valid, _ = self.searched_start(rng_key)
         return ravel(values), bool(is_valid)
+
+    def searched_start(self, rng_key: PRNGKeyArray) -> tuple[dict, Any, dict]:
+        """A start by NumPyro's own search, as `initial_point.searched_start` gives it."""
+        model = self.model
+        if enumerated(self.sites):
+            model = handlers_of_funsor().config_enumerate(model)
+        return searched_start(
+            rng_key, model, self.args, self.kwargs, self.init_strategy, sorted(self.prototype)
+        )
 
 
 def _is_data(site: dict) -> bool:
@@ -239,7 +278,8 @@ def model_target(
     """The target of a model, its potential in the user's precision, and a point to start from.
 
     Raises:
-        ValueError: no latent site, a discrete latent site, or no point of finite density.
+        ValueError: no latent site, a discrete latent site that cannot be summed out, or no point
+            of finite density.
     """
     key_start = stream(rng_key, "start")
     sites, shapes = inspect_model(key_start, model, args, kwargs, init_strategy)
@@ -255,9 +295,7 @@ def model_target(
     )
     values = is_valid = None
     if any(site.has_state for site in sites):
-        values, is_valid, target.fixed = searched_start(
-            key_start, model, args, kwargs, init_strategy, sorted(shapes)
-        )
+        values, is_valid, target.fixed = target.searched_start(key_start)
     potential = target.potential()
     make_room_for(potential.energy.program.fingerprint)
     if init_params is not None:
