@@ -9,22 +9,20 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep._util.numerics import numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key
+from numpyro_onestep.composition import Composed
 from numpyro_onestep.corrections import correction_of
 from numpyro_onestep.diagnostics import report
-from numpyro_onestep.flow import FlowDistribution, FlowTransform
 from numpyro_onestep.importance.evidence import Evidence, weigh
 from numpyro_onestep.importance.interval import EvidenceInterval, evidence_interval
 from numpyro_onestep.importance.pool import draw, draw_pool
 from numpyro_onestep.inference import Inference
-from numpyro_onestep.prior import FlowPrior
 from numpyro_onestep.problem import Problem, problem_of_function, problem_of_model
-from numpyro_onestep.readings import Readings
 from numpyro_onestep.result import Trained
 from numpyro_onestep.settings import Settings, require_count
 from numpyro_onestep.storage import run
 
 
-class OneStep(Readings):
+class OneStep(Composed):
     """Posterior draws in one network evaluation each, with a true bound of the log evidence.
 
     Use it like `numpyro.infer.MCMC`: construct it with a model, call `run` with a key and the
@@ -207,50 +205,6 @@ class OneStep(Readings):
         )
         sampler._correction = correction_of(sampler.settings.draws)
         return sampler
-
-    def get_posterior(self) -> FlowDistribution:
-        """The trained flow as a NumPyro distribution on R^d, before any correction.
-
-        Its draws are vectors `(*sample_shape, d)` in the order of `ravel_pytree`.
-        """
-        return self._trained().distribution
-
-    def get_transform(self) -> FlowTransform:
-        """The trained map as a NumPyro transform: base draws z to unconstrained values x."""
-        return self._trained().distribution.transform
-
-    def as_prior(self, name: str = "flow") -> FlowPrior:
-        """The trained flow as a prior: call it inside of a later model for the sites' values.
-
-        `values = prior()` is `{site: value}` for every latent site of this model, on its support,
-        and records each of them as a deterministic site, which
-        `print_summary(exclude_deterministic=False)` shows.  The later model's own latent site is
-        the base draw z, `<name>.z`, whose image is the values: one evaluation of the map and no
-        inverse, and the values have exactly the flow's density.
-
-        So data can come in parts: log Z of the first part plus log Z of the second with this prior
-        is log Z of both, as far as the flow's density is that of the first posterior (the gap).
-
-        Args:
-            name: prefix of the latent site, which differs where a model uses two such priors.
-
-        Example:
-            >>> import jax, numpyro, numpyro.distributions as dist
-            >>> from numpyro_onestep import OneStep
-            >>> def model(y):
-            ...     mu = numpyro.sample("mu", dist.Normal(0, 10))
-            ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
-            >>> first = OneStep(model, num_samples=500, progress_bar=False)
-            >>> first.run(jax.random.key(0), jax.numpy.array([1.0, 2.0, 3.0]))
-            >>> prior = first.as_prior()
-            >>> def more(y):
-            ...     numpyro.sample("y", dist.Normal(prior()["mu"], 1), obs=y)
-            >>> second = OneStep(more, num_samples=500, progress_bar=False)
-            >>> second.run(jax.random.key(1), jax.numpy.array([4.0, 5.0]))
-            >>> bool(abs(second.get_samples()["mu"].mean() - 3) < 0.1)
-            True
-        """
-        return FlowPrior(self._trained(), name)
 
     def sample(self, rng_key: PRNGKeyArray, num_samples: int) -> PyTree:
         """Further draws from the trained flow: `num_flow_steps` evaluations each, no training.

@@ -164,6 +164,11 @@ def test_a_series_is_right(of_series):
     assert "levels" in str(structure)
 
 
+def test_its_density_at_given_points_needs_no_head(sampler):
+    with pytest.raises(ValueError, match="get_posterior"):
+        sampler.fit_log_prob(jr.key(0))
+
+
 def test_the_same_key_gives_the_same_draws_and_a_pickle_those_of_its_sampler(sampler):
     again = run(centred, group_data())
     copy = pickle.loads(pickle.dumps(sampler))

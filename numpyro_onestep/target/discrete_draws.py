@@ -62,7 +62,7 @@ def draw_discrete(
     if not states:
         return _draw_without_scan(model, args, kwargs, sites, rng_key)
     # As observed, since NumPyro would enumerate a latent site whatever its value is.
-    known: dict[str, Array] = {}
+    known: dict[str, Any] = {}
     for site in enumerated(sites):
         if site.name not in states:
             key = jr.fold_in(rng_key, len(known))

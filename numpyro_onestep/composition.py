@@ -1,0 +1,87 @@
+"""What other code takes from a trained flow: its distribution, its map, a prior, a density."""
+
+from jaxtyping import PRNGKeyArray
+
+from numpyro_onestep.density_head import LogProbHead, fit_head
+from numpyro_onestep.flow import FlowDistribution, FlowTransform
+from numpyro_onestep.prior import FlowPrior
+from numpyro_onestep.readings import Readings
+
+
+class Composed(Readings):
+    """The trained flow of the last run, as parts for other models and other code."""
+
+    def get_posterior(self) -> FlowDistribution:
+        """The trained flow as a NumPyro distribution on R^d, before any correction.
+
+        Its draws are vectors `(*sample_shape, d)` in the order of `ravel_pytree`.
+        """
+        return self._trained().distribution
+
+    def get_transform(self) -> FlowTransform:
+        """The trained map as a NumPyro transform: base draws z to unconstrained values x."""
+        return self._trained().distribution.transform
+
+    def as_prior(self, name: str = "flow") -> FlowPrior:
+        """The trained flow as a prior: call it inside of a later model for the sites' values.
+
+        `values = prior()` is `{site: value}` for every latent site of this model, on its support,
+        and records each of them as a deterministic site, which
+        `print_summary(exclude_deterministic=False)` shows.  The later model's own latent site is
+        the base draw z, `<name>.z`, whose image is the values: one evaluation of the map and no
+        inverse, and the values have exactly the flow's density.
+
+        So data can come in parts: log Z of the first part plus log Z of the second with this prior
+        is log Z of both, as far as the flow's density is that of the first posterior (the gap).
+
+        Args:
+            name: prefix of the latent site, which differs where a model uses two such priors.
+
+        Example:
+            >>> import jax, numpyro, numpyro.distributions as dist
+            >>> from numpyro_onestep import OneStep
+            >>> def model(y):
+            ...     mu = numpyro.sample("mu", dist.Normal(0, 10))
+            ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+            >>> first = OneStep(model, num_samples=500, progress_bar=False)
+            >>> first.run(jax.random.key(0), jax.numpy.array([1.0, 2.0, 3.0]))
+            >>> prior = first.as_prior()
+            >>> def more(y):
+            ...     numpyro.sample("y", dist.Normal(prior()["mu"], 1), obs=y)
+            >>> second = OneStep(more, num_samples=500, progress_bar=False)
+            >>> second.run(jax.random.key(1), jax.numpy.array([4.0, 5.0]))
+            >>> bool(abs(second.get_samples()["mu"].mean() - 3) < 0.1)
+            True
+        """
+        return FlowPrior(self._trained(), name)
+
+    def fit_log_prob(self, rng_key: PRNGKeyArray) -> LogProbHead:
+        """The flow's log density at given points, by one network evaluation (F2D2).
+
+        `get_posterior().log_prob(x)` is exact and computes the inverse of the map for each point.
+        Where that takes too long, as in the model of another NUTS, this trains a second network on
+        3000 batches of the flow's own draws, whose exact densities need no inverse.  Its error on
+        draws that it has not seen is `head.error`; `head.log_prob(x, exact=True)` is exact.
+
+        Args:
+            rng_key: a JAX random key.
+
+        Returns:
+            An object with `log_prob(x)`, for x of shape `(*n, d)`, and `error` (nats).
+
+        Raises:
+            RuntimeError: nothing was trained yet.
+            TypeError: `rng_key` is no JAX random key.
+            ValueError: the map has the model's structure, and so an inverse that costs little.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from numpyro_onestep import OneStep
+            >>> sampler = OneStep(potential_fn=lambda x: jnp.sum(x**2), progress_bar=False)
+            >>> sampler.run(jax.random.key(0), init_params=jnp.zeros(2))
+            >>> head = sampler.fit_log_prob(jax.random.key(1))
+            >>> bool(jnp.abs(head.log_prob(jnp.ones(2)) + 2 + jnp.log(jnp.pi)) < 0.05)
+            True
+        """
+        with self._environment(rng_key) as key:
+            return fit_head(self._trained().distribution, key)

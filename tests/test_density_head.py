@@ -1,0 +1,52 @@
+"""The density of a flow at given points by a network of its own, and the error that it reports."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.util import log_density
+
+
+@pytest.fixture(scope="module")
+def head(schools):
+    return schools.fit_log_prob(jr.key(5))
+
+
+def test_its_error_is_what_it_says(schools, head):
+    x, exact = schools.get_posterior().sample_and_log_prob(jr.key(1), (4000,))
+    errors = np.abs(np.asarray(head.log_prob(x) - exact))
+    # The mean square of 4000 draws, against that of 10,000 others: both are means of a variable
+    # whose standard deviation is some five times its mean, so that they differ by a tenth.
+    rms = float(np.sqrt(np.mean(errors**2)))
+    assert 0.7 * head.error.rms < rms < 1.4 * head.error.rms
+    assert 0.002 < 1 - np.mean(errors < head.error.quantile_99) < 0.03
+    # The correction that it has learnt is of 3.4 nats.
+    assert head.error.rms < 0.2
+
+
+def test_the_exact_density_is_one_keyword_away(schools, head):
+    x = jnp.asarray(schools.get_pool().x[:5])
+    exact = schools.get_posterior().log_prob(x)
+    np.testing.assert_array_equal(head.log_prob(x, exact=True), exact)
+    assert head.log_prob(x).shape == exact.shape == (5,)
+    assert not np.array_equal(head.log_prob(x), exact)
+
+
+def test_it_stands_in_the_model_of_another_inference(schools, head):
+    def model():
+        x = numpyro.sample("x", dist.Normal(0, 1).expand([10]).to_event(1))
+        numpyro.factor("flow", head.log_prob(x))
+
+    def density(x):
+        return log_density(model, (), {}, {"x": x})[0]
+
+    x = jnp.asarray(schools.get_pool().x[0])
+    gradient = jax.jit(jax.grad(density))(x) + x
+    # The derivative in each direction, by the exact density half a step to either side.
+    q, step = schools.get_posterior(), 0.02
+    sides = x + step * jnp.concatenate([jnp.eye(10), -jnp.eye(10)])
+    ahead, behind = jnp.split(q.log_prob(sides), 2)
+    np.testing.assert_allclose(gradient, (ahead - behind) / (2 * step), atol=1.0)
