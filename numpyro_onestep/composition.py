@@ -60,7 +60,7 @@ class Composed(Readings):
 
         `get_posterior().log_prob(x)` is exact and computes the inverse of the map for each point.
         Where that takes too long, as in the model of another NUTS, this trains a second network on
-        3000 batches of the flow's own draws, whose exact densities need no inverse.  Its error on
+        2000 batches of the flow's own draws, whose exact densities need no inverse.  Its error on
         draws that it has not seen is `head.error`; `head.log_prob(x, exact=True)` is exact.
 
         Args:
