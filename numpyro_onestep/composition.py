@@ -3,9 +3,12 @@
 from jaxtyping import PRNGKeyArray
 
 from numpyro_onestep.density_head import LogProbHead, fit_head
+from numpyro_onestep.diagnostics import report
 from numpyro_onestep.flow import FlowDistribution, FlowTransform
 from numpyro_onestep.prior import FlowPrior
 from numpyro_onestep.readings import Readings
+
+_LARGEST_ERROR = 0.5  # nats; with more, weights that a head gives would be off by half
 
 
 class Composed(Readings):
@@ -74,6 +77,9 @@ class Composed(Readings):
             TypeError: `rng_key` is no JAX random key.
             ValueError: the map has the model's structure, and so an inverse that costs little.
 
+        Warns:
+            OneStepWarning: the error is above 0.5 nats (root mean square).
+
         Example:
             >>> import jax, jax.numpy as jnp
             >>> from numpyro_onestep import OneStep
@@ -84,4 +90,12 @@ class Composed(Readings):
             True
         """
         with self._environment(rng_key) as key:
-            return fit_head(self._trained().distribution, key)
+            head = fit_head(self._trained().distribution, key)
+        if not head.error.rms <= _LARGEST_ERROR:
+            message = (
+                f"The head's log densities are off by {head.error.rms:.2g} nats (root mean "
+                "square), since the flow's density is steep somewhere, as in a neck: use "
+                "head.log_prob(x, exact=True)."
+            )
+            report.warn((message,), stacklevel=2)
+        return head
