@@ -35,6 +35,7 @@ LAYERS = [
     "integrations",
     "inference",
     "readings",
+    "budgets",
     "sampler",
     "compare",
     "__init__",
