@@ -36,9 +36,10 @@ class StepBudgets(Readings):
                 flow is good at every step budget (`evaluate`). Default None: the budget that the
                 flow was trained for.
             parallel: make the steps of a draw in parallel, by parareal iterations, from four steps
-                on: fewer evaluations follow each other, and more are made in all, which saves time
-                on a GPU, not on a CPU. The draws, and so their density, are those of the k steps
-                up to 0.001 of a standard deviation or so. Default False.
+                on: fewer evaluations follow each other, but more are made in all, which pays only
+                where a device has room for them; on a CPU it is slower. The draws, and so their
+                density, are those of the k steps one after the other, up to 0.01 in whitened units
+                (docs/refined.md has the table). Default False.
 
         Returns:
             `{site: (num_samples, *shape)}`, as `get_samples`.

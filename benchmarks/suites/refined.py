@@ -36,9 +36,9 @@ DRAWS = {
 }
 DEFECTS = {
     "median defect": ("median_defect", 3),
-    "rank correlation with |log w - median|": ("rank_correlation", 2),
+    "rank correlation with the distance of log w from its median": ("rank_correlation", 2),
     "AUC, the worst 1%": ("auc", 2),
-    "AUC of |z|": ("auc_radius", 2),
+    "AUC of the length of z": ("auc_radius", 2),
     "gap, k = 1": ("gap", 3),
 }
 
