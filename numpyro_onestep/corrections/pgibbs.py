@@ -9,6 +9,7 @@ N(0, I); going down, the backward kernels B of the same covariance make a path f
    N - 1 others go down together.  Others are resampled at every time, by the weights
        g_j(y_j) F(y_{j+1} | y_j) / (g_{j+1}(y_{j+1}) B(y_j | y_{j+1})),
        g_j = N(0, I)^(1 - b_j) gamma^(b_j),   b_j falling from 1 at time 0,
+   (gamma / N bounded from below at j > 0),
    whose product is the path weight.  g_j only says which paths are worth going on with.
 3. The new state is the end of one of the paths, chosen by their last weights; another one than the
    present is preferred, with the correction of Metropolised Gibbs sampling (Liu, 1996).
@@ -55,6 +56,9 @@ _NUM_PARTICLES = 32
 _NUM_TIMES, _HORIZON, _CROWDING = 8, 3.0, 1.25
 # b_j = e^(-rate tau_j), in z and with a learnt drift.
 _RATE, _LEARNT_RATE = 1.4, 1.0
+# Nats below log Z at which log(gamma / N) is cut in g_j, j > 0, since a
+# path may pass where gamma is zero.
+_DEEPEST = 10.0
 # Nats of log Z that the mean log path weight may miss for the learnt drift to be taken: with 0.5
 # chains mix well, with 1.2 they do not.
 _LARGEST_PATH_GAP = 0.5
@@ -70,6 +74,7 @@ class Space(eqx.Module):
     distribution: FlowDistribution
     target: Any  # a Potential, or any function of x
     is_learnt: bool = eqx.field(static=True)
+    log_evidence: Any = 0.0  # an estimate
 
     @property
     def times(self) -> np.ndarray:
@@ -107,8 +112,11 @@ class Space(eqx.Module):
             energy = self.target(image.x) - image.log_det
             # Beyond a fold a point would be counted twice.
             energy = jnp.where(image.sign > 0, energy, energy + _WALL)
-        log_ratio = -energy - standard_normal_log_density(y)
-        return jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
+        return _or_never(-energy - standard_normal_log_density(y))
+
+    def on_the_way(self, log_ratio: Float[Array, " n"]) -> Float[Array, " n"]:
+        """log gamma / N as g_j has it above time 0: bounded, so that g_j is nowhere zero."""
+        return jnp.maximum(log_ratio, self.log_evidence - _DEEPEST)
 
     def drift(self, y: Float[Array, " d"], tau, size) -> Float[Array, " d"]:
         """2 (1 - e^-h) r(y, tau, h)."""
@@ -140,7 +148,8 @@ class ParticleGibbs(AbstractCorrection):
         at = rng.choice(len(weights), size=self.num_chains, p=weights / weights.sum())
         bound = _learnt_bound(distribution, target, stream(rng_key, "bound"))
         is_learnt = weighted.evidence.log_evidence - bound < _LARGEST_PATH_GAP
-        space = Space(distribution, target, is_learnt)
+        log_evidence = jnp.asarray(weighted.evidence.log_evidence, distribution.flow.dtype)
+        space = Space(distribution, target, is_learnt, log_evidence)
         if is_learnt:
             start = jax.vmap(distribution.preconditioner.whiten)(jnp.asarray(pool.x[at]))
         else:
@@ -243,13 +252,14 @@ def sweep(
         # log N(new) F(old | new) / N(old) B(new | old); their constants cancel.
         exact = jnp.sum(old**2 - new**2, 1) - jnp.sum((old - decay * new) ** 2, 1) / variance
         balance = 0.5 * (exact + jnp.sum((new - mean) ** 2, 1) / variance)
-        log_weights = lower * new_ratios - upper * old_ratios + balance
+        kept = jnp.where(lower < 1, space.on_the_way(new_ratios), new_ratios)
+        log_weights = lower * kept - upper * space.on_the_way(old_ratios) + balance
         return (new, new_ratios, _or_never(log_weights)), None
 
     downwards = taus[1:], sizes, decays, variances, exponents[1:], exponents[:-1], below
     downwards = tuple(values[::-1] for values in downwards)
     keys = jr.split(key_down, len(sizes))
-    carry = particles, ratios, _or_never(exponents[-1] * ratios)
+    carry = particles, ratios, _or_never(exponents[-1] * space.on_the_way(ratios))
     (ends, _, log_weights), _ = jax.lax.scan(down, carry, (*downwards, keys))
     weights = jax.nn.softmax(log_weights)
     others = log_weights.at[0].set(-jnp.inf)
@@ -259,6 +269,6 @@ def sweep(
     return jnp.where(moved, ends[chosen], y), moved
 
 
-def _or_never(log_weights: Float[Array, " n"]) -> Float[Array, " n"]:
-    """The weights, with zero in place of what is not a number."""
+def _or_never(log_weights: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The logs of weights, which are zero where they were not a number."""
     return jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
