@@ -14,12 +14,13 @@ import numpy as np
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep import OneStep
+from numpyro_onestep.flow.parareal import parareal
 from numpyro_onestep.importance.resampling import resample
 from numpyro_onestep.initialise.best_fit import fit_preconditioner
 from numpyro_onestep.multimodal.tempered_smc import explore
 from numpyro_onestep.target import model_target
 
-__all__ = ["resample", "tempered_particles", "unconstrained", "weights_by_traces"]
+__all__ = ["refined_draws", "resample", "tempered_particles", "unconstrained", "weights_by_traces"]
 
 
 def unconstrained(model: Callable, args: tuple, rng_key) -> tuple[Any, Any]:
@@ -70,3 +71,22 @@ def weights_by_traces(sampler: OneStep, num: int, rng_key) -> np.ndarray:
     # The image of z is the pool's x, so that its log density is known already.
     volume = np.asarray(traces) + float(posterior.preconditioner.log_det)
     return np.asarray(pool.log_density[:num]) - np.asarray(log_base) + volume
+
+
+def refined_draws(sampler: OneStep, z, num_steps: int, tolerance: float):
+    """Parareal iterations of the trained map beside its steps one after the other.
+
+    Returns:
+        For every base draw the evaluations that followed each other, and the largest difference of
+        a coordinate from the serial map, in whitened units.
+    """
+    flow: Any = sampler.get_posterior().flow
+
+    @jax.jit
+    @jax.vmap
+    def both(z):
+        refined = parareal(flow, z, num_steps, tolerance)
+        return refined.num_evaluations, jnp.max(jnp.abs(refined.y - flow(z, num_steps)))
+
+    evaluations, difference = both(jnp.asarray(z))
+    return np.asarray(evaluations), np.asarray(difference, np.float64)

@@ -78,9 +78,9 @@ class Readings(MCMC):
 
         Args:
             group_by_chain: put an axis of chains first, as MCMC does: four of `num_samples / 4`
-                draws. With `"imh"` and `"nuts"` they are chains. Else the draws are independent,
-                and the four are groups of them, whose R-hat is 1 but for noise; there is one
-                group where `num_samples` is no multiple of 4. Default False.
+                draws. With `"imh"`, `"nuts"` and `"pgibbs"` they are chains. Else the draws are
+                independent, and the four are groups of them, whose R-hat is 1 but for noise; there
+                is one group where `num_samples` is no multiple of 4. Default False.
         """
         result = self.result
         return result.by_chain(result.samples) if group_by_chain else result.samples

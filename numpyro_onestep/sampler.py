@@ -1,4 +1,4 @@
-"""`OneStep`: the inference class. How its results are read is in `readings`."""
+"""`OneStep`: the inference class. How its results are read is in `readings` and `budgets`."""
 
 import os
 from collections.abc import Callable
@@ -9,20 +9,18 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep._util.numerics import numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key
-from numpyro_onestep.composition import Composed
+from numpyro_onestep.budgets import StepBudgets
 from numpyro_onestep.corrections import correction_of
 from numpyro_onestep.diagnostics import report
-from numpyro_onestep.importance.evidence import Evidence, weigh
 from numpyro_onestep.importance.interval import EvidenceInterval, evidence_interval
-from numpyro_onestep.importance.pool import draw, draw_pool
 from numpyro_onestep.inference import Inference
 from numpyro_onestep.problem import Problem, problem_of_function, problem_of_model
 from numpyro_onestep.result import Trained
-from numpyro_onestep.settings import Settings, require_count
+from numpyro_onestep.settings import Settings
 from numpyro_onestep.storage import run
 
 
-class OneStep(Composed):
+class OneStep(StepBudgets):
     """Posterior draws in one network evaluation each, with a true bound of the log evidence.
 
     Use it like `numpyro.infer.MCMC`: construct it with a model, call `run` with a key and the
@@ -205,51 +203,6 @@ class OneStep(Composed):
         )
         sampler._correction = correction_of(sampler.settings.draws)
         return sampler
-
-    def sample(self, rng_key: PRNGKeyArray, num_samples: int) -> PyTree:
-        """Further draws from the trained flow: `num_flow_steps` evaluations each, no training.
-
-        They are not corrected: where `pareto_k` is above about 0.7, raise `num_samples` instead.
-
-        Args:
-            rng_key: a JAX random key.
-            num_samples: number of draws.
-
-        Returns:
-            `{site: (num_samples, *shape)}`, as `get_samples`.
-
-        Raises:
-            RuntimeError: nothing was trained yet.
-            TypeError: `rng_key` is no JAX random key.
-            ValueError: `num_samples` is not positive.
-        """
-        num, last = require_count("num_samples", num_samples), self._trained()
-        with self._environment(rng_key) as key:
-            return last.problem.constrain(draw(last.distribution, key, num))
-
-    def evaluate(
-        self, rng_key: PRNGKeyArray, num_flow_steps: int, num_draws: int = 10_000
-    ) -> Evidence:
-        """The evidence from the trained flow at another step budget, by that map's exact volume.
-
-        Args:
-            rng_key: a JAX random key.
-            num_flow_steps: k, a divisor of `num_grid_steps`. Only a budget the flow was trained
-                for is good: after the distillation stage every budget, after the evidence stage
-                `sampler.num_flow_steps`.
-            num_draws: draws to weigh, none of them inflated. Default 10000.
-
-        Raises:
-            RuntimeError: nothing was trained yet.
-            TypeError: `rng_key` is no JAX random key.
-            ValueError: k does not divide the grid, or `num_draws` is not positive.
-        """
-        num, last = require_count("num_draws", num_draws), self._trained()
-        distribution = last.distribution.with_steps(num_flow_steps)
-        limit = self.settings.draws.batch_bytes
-        with self._environment(rng_key, needs_data=True) as key:
-            pool = draw_pool(distribution, last.problem.potential, key, num, 0, limit)
-            return weigh(pool).evidence
 
     def evidence_interval(
         self, rng_key: PRNGKeyArray, num_rejuvenation_steps: int = 100

@@ -192,12 +192,13 @@ class Settings:
       with 2 steps (up to 128 dimensions).
     - `correction`: how the flow's draws become draws of the posterior.  `"psis"` (default)
       draws a pool, weighs it exactly, Pareto-smooths the weights and resamples without
-      replacement; `"imh"` runs independence Metropolis-Hastings through the pool, and `"nuts"`
-      runs NUTS in the space the flow starts from, four chains each, with R-hat; `None` returns the
-      flow's own draws. Chains want `num_samples` to be a multiple of 4.
+      replacement; `"imh"` runs independence Metropolis-Hastings through the pool, `"nuts"` runs
+      NUTS in the space the flow starts from, and `"pgibbs"` runs particle Gibbs over the
+      diffusion's path, four chains each, with R-hat; `None` returns the flow's own draws.
+      Chains want `num_samples` to be a multiple of 4.
     - `multimodal`: say True where the posterior may have several modes: tempered SMC then finds
       them, and the flow starts from a mixture. Up to 128 dimensions, and not with
-      `correction="nuts"`. Default False.
+      `correction="nuts"` or `"pgibbs"`. Default False.
     - `target_precision`: `"single"` or `"double"` floats for the target's log density in a session
       of single precision; the network stays in single precision. Default `"auto"`: double
       precision where some hundred points show that errors of single precision would matter; the

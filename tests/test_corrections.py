@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -5,9 +6,19 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 
 from numpyro_onestep import OneStep, OneStepWarning
+from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep.corrections import CORRECTIONS, AbstractCorrection, correction_of
+from numpyro_onestep.corrections.pgibbs import Space, sweep
 from numpyro_onestep.settings import DrawSettings
-from tests.conftest import EFFECT, STD_ERROR, correlated_gaussian, eight_schools
+from tests.conftest import (
+    EFFECT,
+    STD_ERROR,
+    CorrelatedGaussian,
+    correlated_gaussian,
+    eight_schools,
+    random_flow,
+    unconditioned,
+)
 
 
 @pytest.mark.parametrize("name", CORRECTIONS, ids=str)
@@ -111,3 +122,68 @@ def test_the_interval_of_a_gaussian_closes_on_its_evidence():
     assert reached > 0.999
     assert lower - 4 * lower_error < target.log_z < upper + 4 * upper_error
     assert upper - lower < 0.02
+
+
+def _two_modes(x):
+    """0.7 N(-1.5, 0.4^2) + 0.3 N(2, 0.8^2): mean -0.45, variance 2.827."""
+    return -jnp.logaddexp(
+        jnp.log(0.7 / 0.4) - 0.5 * ((x[0] + 1.5) / 0.4) ** 2,
+        jnp.log(0.3 / 0.8) - 0.5 * ((x[0] - 2.0) / 0.8) ** 2,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
+def test_particle_gibbs_is_exact_where_one_step_is_poor():
+    # Ten iterations leave the flow at its base, a Gaussian.
+    sampler = OneStep(
+        potential_fn=_two_modes,
+        correction="pgibbs",
+        max_steps=10,
+        num_flow_steps=1,
+        progress_bar=False,
+    )
+    sampler.run(jr.key(0), init_params=jnp.zeros(1))
+    assert sampler.log_evidence - sampler.elbo > 0.1
+    corrected = sampler.result.corrected
+    assert corrected.r_hat < 1.01
+    x = np.asarray(sampler.get_samples(group_by_chain=True), np.float64)[..., 0]
+    grid = np.linspace(-6, 8, 20_001)
+    density = np.exp(-jax.vmap(_two_modes)(grid[:, None]))
+    density = density / density.sum()
+    for statistic in (lambda x: x, np.square, lambda x: x > 0, lambda x: x < -1.5):
+        values = statistic(x).astype(float)
+        exact = density @ statistic(grid)
+        # Four standard errors of chains of this effective sample size.
+        error = values.std() / effective_sample_size(values) ** 0.5
+        assert abs(values.mean() - exact) < 4 * error
+
+
+@pytest.mark.parametrize("is_learnt", [False, True])
+def test_a_sweep_of_particle_gibbs_leaves_the_posterior_as_it_is(is_learnt):
+    # A random network, so that its map and its drift are not those of this posterior.
+    flow = random_flow(2, jr.key(1), num_grid_steps=4, scale=0.01)
+    distribution, _ = unconditioned(flow, dim=2)
+    scale_tril, num = jnp.array([[1.2, 0.0], [0.5, 0.8]]), 5000
+    target = CorrelatedGaussian(jnp.zeros(2), scale_tril, 0.0)
+    start = jr.normal(jr.key(2), (num, 2)) @ scale_tril.T
+    space = Space(distribution, target, is_learnt)
+    if not is_learnt:
+        z, found = jax.jit(distribution.transform.invert)(start)
+        assert bool(found.all())
+        start = z / space.scale
+    keys = jr.split(jr.key(3), num)
+    run = jax.jit(lambda start: map_in_batches(lambda at: sweep(space, *at), (start, keys)))
+    end, moved = (np.asarray(values, np.float64) for values in run(start))
+    assert moved.mean() > 0.3
+    start = np.asarray(start, np.float64)
+    for statistic in (
+        lambda y: y,
+        np.square,
+        np.cos,
+        lambda y: abs(y),
+        lambda y: y[:, :1] * y[:, 1:],
+    ):
+        # Draws of before and after are correlated, so it is their difference that is judged.
+        change = statistic(end) - statistic(start)
+        assert np.all(abs(change.mean(0)) < 4.5 * change.std(0) / num**0.5)

@@ -37,6 +37,7 @@ LAYERS = [
     "inference",
     "readings",
     "composition",
+    "budgets",
     "sampler",
     "compare",
     "__init__",

@@ -298,3 +298,8 @@ def test_a_small_centred_hierarchy_is_right_and_not_warned_of():
     draws = sampler.get_samples()
     assert abs(np.mean(draws["mu"]) - 4.4) < 0.1 * 3.3
     assert abs(np.mean(draws["tau"]) - 3.6) < 0.1 * 3.2
+
+
+def test_parallel_steps_are_of_the_dense_map_alone(sampler):
+    with pytest.raises(ValueError, match="structure=None"):
+        sampler.sample(jr.key(0), 10, parallel=True)

@@ -10,6 +10,7 @@ from benchmarks.suites.mixtures import Mixtures
 from benchmarks.suites.multimodal import Multimodal
 from benchmarks.suites.paper import Paper
 from benchmarks.suites.posteriors import Posteriors
+from benchmarks.suites.refined import Refined
 from benchmarks.suites.resampling import Resampling
 from benchmarks.suites.step_budgets import StepBudgets
 from benchmarks.suites.structure import Structure
@@ -29,6 +30,7 @@ SUITES: dict[str, Suite] = {
         Structure(),
         Ablation(),
         StepBudgets(),
+        Refined(),
         Resampling(),
         ImportTime(),
     )

@@ -70,6 +70,7 @@ def _corrected(posterior: Posterior, key, correction: str | None) -> Row:
 METHODS = {
     "NUTS": _nuts,
     "nuts": lambda *args: _corrected(*args, "nuts"),
+    "pgibbs": lambda *args: _corrected(*args, "pgibbs"),
     "imh": lambda *args: _corrected(*args, "imh"),
     "psis": lambda *args: _corrected(*args, "psis"),
     "None": lambda *args: _corrected(*args, None),

@@ -1,14 +1,16 @@
 """From the flow's weighted draws to draws of the posterior.
 
 `None` leaves the flow's own draws, `"psis"` resamples the pool by its smoothed weights, `"imh"`
-runs independence Metropolis-Hastings with the pool's draws as proposals, and `"nuts"` runs NUTS on
-z, the coordinates of the base distribution.
+runs independence Metropolis-Hastings with the pool's draws as proposals, `"nuts"` runs NUTS on
+z, the coordinates of the base distribution, and `"pgibbs"` runs particle Gibbs over the path of the
+diffusion.
 """
 
 from numpyro_onestep.corrections.base import AbstractCorrection, Corrected
 from numpyro_onestep.corrections.imh import IndependenceMetropolis
 from numpyro_onestep.corrections.latent_nuts import LatentNUTS
 from numpyro_onestep.corrections.none import NoCorrection
+from numpyro_onestep.corrections.pgibbs import ParticleGibbs
 from numpyro_onestep.corrections.psis import PSIS
 from numpyro_onestep.settings import DrawSettings, require
 
@@ -19,6 +21,7 @@ CORRECTIONS: dict[str | None, type[AbstractCorrection]] = {
     "psis": PSIS,
     "imh": IndependenceMetropolis,
     "nuts": LatentNUTS,
+    "pgibbs": ParticleGibbs,
     None: NoCorrection,
 }
 

@@ -25,8 +25,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_onestep._util.batching import BATCH, map_in_batches, map_in_blocks, side_by_side
 from numpyro_onestep._util.compilation import compiled
-from numpyro_onestep.flow import FlowDistribution
+from numpyro_onestep.flow import FlowDistribution, FlowMap
 from numpyro_onestep.flow.base_distribution import inflated_scale
+from numpyro_onestep.flow.parareal import one_step_defect, parareal
 
 # The number of base draws is rounded up to a power of two.  It is at least the first number where
 # that takes no more numbers than the second (16 MiB in single precision), so that few programs
@@ -83,11 +84,21 @@ def draw_pool(
 
 
 def draw(
-    distribution: FlowDistribution, rng_key: PRNGKeyArray, num: int
+    distribution: FlowDistribution, rng_key: PRNGKeyArray, num: int, parallel: bool = False
 ) -> Float[np.ndarray, "n d"]:
-    """Draws without their densities: k network evaluations each."""
+    """Draws without their densities: k network evaluations each.
+
+    With `parallel` the flow is a dense map, and these are parareal iterations (`flow.parareal`).
+    """
     z = _base_draws(distribution, rng_key, num, np.ones(num, distribution.flow.dtype))
-    return map_in_blocks(lambda rows: _images(distribution, rows), z)
+    return map_in_blocks(lambda rows: _images(distribution, rows, parallel), z)
+
+
+def one_step_defects(
+    distribution: FlowDistribution, z: Float[np.ndarray, "n d"], num_steps: int
+) -> Float[np.ndarray, " n"]:
+    """For base draws the distance between the ends of one step and of k, in whitened units."""
+    return map_in_blocks(lambda rows: _defects(distribution, rows, num_steps), z)
 
 
 def compile_ahead(
@@ -131,8 +142,22 @@ def _sample_base(
 
 
 @compiled
-def _images(distribution: FlowDistribution, z: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    return map_in_batches(distribution.transform.move, z)
+def _images(
+    distribution: FlowDistribution, z: Float[Array, "n d"], parallel: bool
+) -> Float[Array, "n d"]:
+    flow, num_steps = distribution.flow, distribution.num_steps
+    if not parallel:
+        return map_in_batches(distribution.transform.move, z)
+    assert isinstance(flow, FlowMap)
+    unwhiten = distribution.preconditioner.unwhiten
+    return map_in_batches(lambda z: unwhiten(parareal(flow, z, num_steps).y), z)
+
+
+@compiled
+def _defects(
+    distribution: FlowDistribution, z: Float[Array, "n d"], num_steps: int
+) -> Float[Array, " n"]:
+    return map_in_batches(lambda z: one_step_defect(distribution.flow, z, num_steps), z)
 
 
 @compiled
