@@ -9,6 +9,8 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep._util.numerics import numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key
+from numpyro_onestep.checkpoint.files import Files
+from numpyro_onestep.checkpoint.journal import Journal
 from numpyro_onestep.corrections import correction_of
 from numpyro_onestep.diagnostics import report
 from numpyro_onestep.flow import FlowDistribution, FlowTransform
@@ -41,10 +43,16 @@ class OneStep(Readings):
         warm_start: a second `run` trains the flow of the first one further, for other data of the
             same model. Where its result is doubted, a run from the beginning follows. Default
             False.
+        checkpoint: path of a file to which `run` writes where it is: at most once a minute while it
+            trains, and at the end of each step. The same `run`, called again after it was ended at
+            any moment, goes on from there and ends in the same bits; called again after it has
+            ended, it returns the result from the file. A second `run` of the same sampler has the
+            file `<checkpoint>.2`, and so on. The file holds no data and no code. Default None.
         **settings: see `Settings` for each name, its meaning and default.
 
     Raises:
         ValueError: both or neither of `model` and `potential_fn`, or a setting out of range.
+        OSError: the folder of `checkpoint` is not there or cannot be written.
         TypeError: an unknown setting, or a `model` or `potential_fn` that is not callable.
 
     Example:
@@ -66,6 +74,7 @@ class OneStep(Readings):
         potential_fn: Callable | None = None,
         init_strategy: Callable = init_to_uniform,
         warm_start: bool = False,
+        checkpoint: str | os.PathLike | None = None,
         **settings: Any,
     ):
         if (model is None) == (potential_fn is None):
@@ -82,6 +91,7 @@ class OneStep(Readings):
         self.settings = Settings.of(**settings)
         self._correction = correction_of(self.settings.draws)
         self._last: Trained | None = None
+        self._checkpoints = None if checkpoint is None else Files(checkpoint)
 
     def run(
         self,
@@ -110,7 +120,10 @@ class OneStep(Readings):
             TypeError: `rng_key` is no JAX random key, or the run is inside `jax.jit` or the like.
             ValueError: no latent site, a discrete latent site, no starting point of finite
                 density, no `init_params` or model arguments with a `potential_fn`, `init_params`
-                of wrong shape, or `multimodal` in more than 128 dimensions.
+                of wrong shape, or `multimodal` in more than 128 dimensions; the checkpoint is that
+                of another run (another key, model, data, settings or start, or other packages), or
+                cannot be read.
+            OSError: the checkpoint cannot be written.
 
         Warns:
             OneStepWarning: the result may be wrong; the message says why and what to do.
@@ -127,8 +140,11 @@ class OneStep(Readings):
             self._last = trained
 
         with numerics():
-            earlier = self._last if self.warm_start else None
-            inference = Inference(self.settings, self._correction, as_key(rng_key), keep, earlier)
+            key, earlier = as_key(rng_key), self._last if self.warm_start else None
+            if self._checkpoints is not None:
+                earlier = self._checkpoints.earlier(earlier)
+            journal = Journal(self._checkpoints)
+            inference = Inference(self.settings, self._correction, key, keep, earlier, journal)
             self._last = result = inference.run(trace, init_params)
         report.warn(result.messages, stacklevel=2)
 

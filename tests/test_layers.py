@@ -33,6 +33,7 @@ LAYERS = [
     "storage",
     "diagnostics",
     "integrations",
+    "checkpoint",
     "inference",
     "readings",
     "sampler",
