@@ -120,11 +120,12 @@ class Journal:
             self._num_made += 1
             return value
         value = make()
+        self._place = None  # of a training that has now ended
         if not is_whole(value):
             self._is_recording, self._is_broken_off = False, True
         if self._is_recording:
             self._steps.append((name, value))
-            self._num_made, self._place = len(self._steps), None
+            self._num_made = len(self._steps)
             self._write()
         return value
 
@@ -138,6 +139,8 @@ class Journal:
 
     def reached(self, place: Place, now: bool = False) -> None:
         """Record the place, `now` or a minute after the last record."""
+        if not self._is_recording:
+            return
         self._place = place
         if now or time.monotonic() - self._last_write >= SECONDS_BETWEEN_WRITES:
             self._write()
