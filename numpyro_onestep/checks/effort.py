@@ -9,7 +9,7 @@ from typing import Any
 from numpyro_onestep.flow import FlowDistribution
 
 # A gradient takes about three times the numbers of the function.
-_GRADIENT = 3
+_GRADIENT = 3.0
 # Numbers in whose time an operation at least takes place, however few it computes itself.
 _OF_OPERATION = 1000
 # What may be spent in any case, about as long as compilation takes; and beside it a fraction of the

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 from numpyro.infer.util import log_likelihood
 from numpyro.primitives import Messenger
 from xarray import Dataset, DataTree
@@ -187,12 +187,7 @@ class Refits(arviz().SamplingWrapper):
                 the flattened site, the number of its fold. Default 10.
         """
         size = int(np.prod(self.shape))
-        if isinstance(folds, int):
-            shuffled = numpy_generator(stream(self.rng_key, "folds")).permutation(size)
-            numbers = np.empty(size, int)
-            numbers[shuffled] = np.arange(size) % folds
-        else:
-            numbers = np.asarray(folds)
+        numbers = self.folds(folds) if isinstance(folds, int) else np.asarray(folds)
         if numbers.shape != (size,):
             raise ValueError(f"folds has {numbers.size} numbers for {size} observations.")
         pointwise = np.empty(self.shape)
@@ -202,6 +197,21 @@ class Refits(arviz().SamplingWrapper):
             values = self.left_out_likelihood(fitted).astype(np.float64)
             pointwise[left_out] = np.logaddexp.reduce(values, axis=0) - np.log(len(values))
         return KFold(float(pointwise.sum()), float(pointwise.std(ddof=1) * size**0.5), pointwise)
+
+    def folds(self, num: int) -> Int[np.ndarray, " n"]:
+        """For each observation, in the order of the flattened site, a fold: random, equally large.
+
+        Args:
+            num: how many folds.
+
+        Raises:
+            ValueError: fewer than two, or more than there are observations.
+        """
+        size = int(np.prod(self.shape))
+        if not 2 <= num <= size:
+            raise ValueError(f"{num} folds are not possible: it must be from 2 to {size}.")
+        rng = numpy_generator(stream(self.rng_key, "folds"))
+        return rng.permutation(np.arange(size) % num)
 
     def _without(self, left_out: tuple[np.ndarray, ...]) -> Part:
         if self.select is None:
