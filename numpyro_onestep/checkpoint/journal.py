@@ -53,6 +53,7 @@ class Journal:
         self._steps: list[tuple[str, Any]] = []
         self._num_made = 0  # steps that this run has made, or taken from the record
         self._place: Place | None = None
+        self._written_place: Place | None = None  # that of the file
         self._kept: dict[str, Any] | None = None  # the result of a run that has ended
         self._last_write = time.monotonic()
 
@@ -139,7 +140,7 @@ class Journal:
 
     def reached(self, place: Place, now: bool = False) -> None:
         """Record the place, `now` or a minute after the last record."""
-        if not self._is_recording:
+        if not self._is_recording or place is self._written_place:
             return
         self._place = place
         if now or time.monotonic() - self._last_write >= SECONDS_BETWEEN_WRITES:
@@ -181,6 +182,7 @@ class Journal:
             self._steps, self._place, self._kept = (
                 state[name] for name in ("steps", "place", "result")
             )
+            self._written_place = self._place
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self._path} cannot be read: {error}. {_REMEDY}") from error
 
@@ -201,7 +203,7 @@ class Journal:
                 OneStepWarning,
                 stacklevel=2,
             )
-        self._last_write = time.monotonic()
+        self._written_place, self._last_write = self._place, time.monotonic()
 
 
 def recorded(name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:

@@ -179,7 +179,7 @@ class Refits(arviz().SamplingWrapper):
         found = log_likelihood(self.sampler.model, draws, *part.left_out_arguments)
         return np.asarray(found[self.site]).reshape(len(next(iter(draws.values()))), -1)
 
-    def kfold(self, folds: int | Sequence[int] = 10) -> KFold:
+    def kfold(self, folds: int | Sequence[int] | Int[np.ndarray, " n"] = 10) -> KFold:
         """Expected log predictive density by exact k-fold cross-validation.
 
         Args:
