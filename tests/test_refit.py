@@ -117,6 +117,7 @@ def table(y, z):
     numpyro.sample("z", dist.Normal(mu, 1), obs=z)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
 def test_sites_of_several_axes_and_what_cannot_be_left_out():
     sampler = OneStep(table, **QUICK)
