@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from numpyro_onestep.training.stages import Records, Stage
@@ -70,7 +71,7 @@ def with_arrays(like: Any, arrays: tuple[Any, ...]) -> Any:
         ValueError: their shapes or types are not those of the state.
     """
     expected, found = (
-        [(np.shape(v), np.result_type(v)) for v in leaves] for leaves in (arrays_of(like), arrays)
+        [(np.shape(v), jnp.result_type(v)) for v in leaves] for leaves in (arrays_of(like), arrays)
     )
     if expected != found:
         raise ValueError("The training that was recorded is one of another flow.")
