@@ -1,4 +1,7 @@
-"""What other code takes from a trained flow: its distribution, its map, a prior, a density."""
+"""What other code takes from a run: distribution, map, prior, refits, density at given points."""
+
+from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
@@ -57,6 +60,44 @@ class Composed(Readings):
             True
         """
         return FlowPrior(self._trained(), name)
+
+    def refits(
+        self,
+        rng_key: PRNGKeyArray,
+        select: Callable[[Any], tuple[tuple, tuple]] | None = None,
+        site: str | None = None,
+    ) -> Any:
+        """Refits without some observations, for cross-validation: an `arviz.SamplingWrapper`.
+
+        `arviz.reloo` takes it, and `arviz.loo_kfold` of ArviZ 1.x; its own method `kfold` needs no
+        ArviZ.  Each refit begins from the flow of this run.
+
+        Args:
+            rng_key: a JAX random key.
+            select: takes the indices of the observations to leave out, and returns the model's
+                arguments without them and its arguments with them alone. Default None: the terms of
+                the likelihood are masked, which are those that `arviz.loo` weighs.
+            site: the observed site, where there are several. Default None: the only one.
+
+        Raises:
+            RuntimeError: nothing was run yet.
+            ValueError: there is no observed site, or several of them and no `site`.
+
+        Example:
+            >>> import jax, numpyro, numpyro.distributions as dist
+            >>> from numpyro_onestep import OneStep
+            >>> def model(y):
+            ...     mu = numpyro.sample("mu", dist.Normal(0, 10))
+            ...     numpyro.sample("y", dist.Normal(mu, 1).expand(y.shape), obs=y)
+            >>> sampler = OneStep(model, num_samples=500, progress_bar=False)
+            >>> sampler.run(jax.random.key(0), jax.numpy.array([1.0, 2.0, 3.0, 4.0]))
+            >>> sampler.refits(jax.random.key(1)).kfold(2).pointwise.shape
+            (4,)
+        """
+        # ArviZ is imported here, since its import takes longer than that of all else together.
+        from numpyro_onestep.integrations.refit import Refits
+
+        return Refits(self, rng_key, select, site)
 
     def fit_log_prob(self, rng_key: PRNGKeyArray) -> LogProbHead:
         """The flow's log density at given points, by one network evaluation (F2D2).

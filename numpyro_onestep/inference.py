@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -18,17 +19,14 @@ from jaxtyping import PRNGKeyArray
 from numpyro_onestep import limits, starts
 from numpyro_onestep._util.clock import Stopwatch
 from numpyro_onestep._util.numerics import is_double, numerics
-from numpyro_onestep._util.random import numpy_generator, stream
-from numpyro_onestep.checks.coverage import find_missed
-from numpyro_onestep.checks.line_scan import scan_lines
+from numpyro_onestep._util.random import stream
+from numpyro_onestep.checkpoint.journal import Journal, recorded
+from numpyro_onestep.checks.every_check import look_over
 from numpyro_onestep.corrections import AbstractCorrection
 from numpyro_onestep.corrections.none import NoCorrection
 from numpyro_onestep.diagnostics import report
 from numpyro_onestep.diagnostics.doubts import folds, is_good
-from numpyro_onestep.flow import (
-    FlowDistribution,
-    PreconditionedPotential,
-)
+from numpyro_onestep.flow import FlowDistribution, PreconditionedPotential
 from numpyro_onestep.importance import pool as pools
 from numpyro_onestep.importance.evidence import mean_energy, weigh
 from numpyro_onestep.importance.psis import import_ahead
@@ -48,7 +46,6 @@ from numpyro_onestep.problem import (
 from numpyro_onestep.result import Drawn, Result, Trained, Weighted, extended
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.structure.structure import Structure
-from numpyro_onestep.structure.verification import unexplained
 from numpyro_onestep.target.precision import double_energy
 from numpyro_onestep.target.traced import TracedFunction
 from numpyro_onestep.training import loop
@@ -64,8 +61,6 @@ _MOST_OTHER_STARTS = 3
 # run was in the wrong place, and is made again from the heaviest of these modes.
 _ELSEWHERE = 100.0
 
-_NUM_VERIFIED = 4  # draws at which the structure of the map is verified
-
 # A function of a random key and a start (or None) that returns the traced target with a start.
 Tracer = Callable[[PRNGKeyArray, Any], Problem]
 
@@ -80,6 +75,7 @@ class Inference:
         keep: called with every flow as soon as it is trained, so that an interrupt does not lose
             it.
         previous: an earlier run, whose flow the training begins with where it can.
+        journal: the record of the steps, from which a run that was ended goes on.
     """
 
     def __init__(
@@ -89,16 +85,25 @@ class Inference:
         rng_key: PRNGKeyArray,
         keep: Callable[[Trained], None],
         previous: Trained | None = None,
+        journal: Journal | None = None,
     ):
         self.settings, self.correction, self.keep = settings, correction, keep
         self.previous = previous
+        self.journal = Journal() if journal is None else journal
         self.rng_key = rng_key
         self.clock = Stopwatch()
         self._dtype: Any = None  # of the session, and so of the network
 
     def run(self, trace: Tracer, init_params: Any) -> Result:
         """The result; the run is repeated from another mode if nearly all mass is there."""
+        result = self._best(trace, init_params)
+        self.journal.end(result)
+        return result
+
+    def _best(self, trace: Tracer, init_params: Any) -> Result:
         result = self._from(trace, init_params)
+        if self.journal.is_ended:
+            return result
         if self.previous is not None and result.messages and not result.training.interrupted:
             # Other data may have moved the posterior away from the earlier flow.
             self.previous, warm = None, result
@@ -113,6 +118,10 @@ class Inference:
     def _key(self, name: str, index: int = 0) -> PRNGKeyArray:
         return stream(self.rng_key, name, index)
 
+    def _settings_for(self, fit: Fit) -> Settings:
+        d = fit.preconditioner.loc.size
+        return self.settings if fit.structure is None else self.settings.of_structured_map(d)
+
     def _pool_sizes(self, problem: Problem) -> list[tuple[int, int, int]]:
         """Of a first pool and of a full one: draws, inflated ones, and a batch's memory (bytes)."""
         draws, of_target = self.settings.draws, (problem.start.size, problem.potential.num_numbers)
@@ -126,6 +135,10 @@ class Inference:
         with ExitStack() as environment:
             with self.clock.part("initialisation"):
                 problem = trace(self._key("start"), init_params)
+                self.journal.begin(problem, self.rng_key, self.settings, self.previous)
+                if self.journal.is_ended:
+                    key = stream(stream(self.rng_key, "elsewhere"), "start")
+                    return self.journal.result(lambda there: trace(key, there))
                 self._dtype = problem.start.dtype
                 if self.settings.draws.multimodal:
                     require_explorable(problem.start.size)
@@ -136,9 +149,10 @@ class Inference:
             with self.clock.part("structure"):
                 structure = None
                 if known is None:
-                    structure = starts.find_structure(problem, self.settings, self.rng_key)
+                    structure = self._structure(problem)
             with self.clock.part("initialisation"):
-                if known is None and (precision != "double" or is_double()):
+                is_new = known is None and not self.journal.has_steps
+                if is_new and (precision != "double" or is_double()):
                     self._compile_ahead(problem, structure)
             if precision == "double" and not is_double():
                 problem = in_double_precision(problem, required=True)
@@ -187,8 +201,7 @@ class Inference:
         if is_tried or not doubted or result.training.interrupted:
             return result
         with self.clock.part("structure"):
-            fewest = limits.SMALLEST_STRUCTURED_MAP
-            structure = starts.find_structure(problem, self.settings, self.rng_key, fewest)
+            structure = self._structure(problem, limits.SMALLEST_STRUCTURED_MAP)
         if structure is None:
             return result
         other = self._finished(self._trained(problem, self._fit(problem, structure)))
@@ -248,6 +261,11 @@ class Inference:
         pools.compile_ahead(distribution, potential, key, *self._pool_sizes(problem)[0])
         import_ahead()
 
+    @recorded("structure")
+    def _structure(self, problem: Problem, *fewest: int) -> Structure | None:
+        return starts.find_structure(problem, self.settings, self.rng_key, *fewest)
+
+    @recorded("preconditioner")
     def _fit(self, problem: Problem, structure: Structure | None) -> Fit:
         with self.clock.part("preconditioner"):
             if structure is not None:
@@ -262,6 +280,11 @@ class Inference:
 
     def _explored(self, problem: Problem, fit: Fit) -> Fit:
         """A mixture fitted to the particles of tempered SMC; the same fit where that fails."""
+        found = self._mixture(problem, fit)
+        return fit if found is None else found
+
+    @recorded("exploration")
+    def _mixture(self, problem: Problem, fit: Fit) -> Fit | None:
         with self.clock.part("exploration"):
             gaussian: Any = fit.preconditioner
             key = self._key("exploration")
@@ -270,16 +293,14 @@ class Inference:
             except ValueError:
                 if self.settings.draws.multimodal:
                     raise
-                return fit  # the user did not ask for tempered SMC, so its failure is no error
+                return None  # the user did not ask for tempered SMC: its failure is no error
             return fit_mixture(problem.potential, population, self._key("mixture"))
 
     def _trained(self, problem: Problem, fit: Fit, is_near: bool = False) -> Weighted:
         """The best of the flows trained one after the other, with its pool."""
         attempts: list[Weighted] = []
         potential = PreconditionedPotential(problem.potential, fit.preconditioner)
-        settings, d = self.settings, problem.start.size
-        if fit.structure is not None:
-            settings = settings.of_structured_map(d)
+        settings = self._settings_for(fit)
         maps = starts.untrained_maps(
             fit, settings, self._dtype, self.rng_key, lambda: attempts[-1].training.flow
         )
@@ -287,7 +308,8 @@ class Inference:
             start = FlowDistribution(untrained, fit.preconditioner, fit.base, num_steps)
             with self.clock.part("training"):
                 key = self._key("training", num_steps)
-                training = loop.train(start, potential, key, settings, float(fit.elbo), is_near)
+                arguments = start, potential, key, settings, float(fit.elbo), is_near
+                training = self.journal.training(partial(loop.train, *arguments))
             trained = Trained(problem, fit, training, num_steps, dict(self.clock.seconds))
             # From here on an interrupt or an error does not lose the trained flow.
             self.keep(trained)
@@ -321,47 +343,24 @@ class Inference:
 
     def _finished(self, weighted: Weighted) -> Result:
         """Correct the draws, check what they miss, and write the warnings."""
-        problem = weighted.problem
+        problem, losses = weighted.problem, self._settings_for(weighted.fit).losses
         with self.clock.part("draws"):
             correction = self.correction
             if not np.isfinite(weighted.evidence.log_evidence):
                 correction = NoCorrection(self.settings.draws)  # no weight is of any use
-            corrected = correction(
-                weighted.weighted,
-                weighted.distribution,
-                problem.potential,
-                self._key("correction"),
+            arguments = weighted.weighted, weighted.distribution, problem.potential
+            corrected = self.journal.step(
+                "correction", lambda: correction(*arguments, self._key("correction"))
             )
-            budget, x = self.clock.seconds["training"], corrected.x
-            names = problem.target.names()
-            scan = scan_lines(problem.potential, x, names, self._key("lines"), budget)
-            if scan is not None and not weighted.training.from_gaussian:
-                # Tempered SMC has looked everywhere, and modes far apart are too narrow for the
-                # points on a line.
-                scan = scan._replace(off=0.0)
-            missed = find_missed(
-                weighted.preconditioned,
-                problem.start,
-                x,
-                mean_energy(weighted.weighted, len(x)),
-                self._key("coverage"),
-                budget,
-            )
+            x = corrected.x
+            of_flow = weighted.distribution, weighted.preconditioned, weighted.training
+            of_target = problem.start, problem.target.names(), weighted.fit.structure
+            mean, batch_size = mean_energy(weighted.weighted, len(x)), losses.batch_size
+            found = look_over(*of_flow, *of_target, x, mean, self.rng_key, batch_size)
             samples = jax.block_until_ready(problem.constrain(x))
-            num_unexplained = self._num_unexplained(weighted, x)
-        found = {"corrected": corrected, "samples": samples, "scan": scan, "missed": missed}
-        found["num_unexplained"] = num_unexplained
+        found = {"corrected": corrected, "samples": samples, **found._asdict()}
         drawn = extended(Drawn, weighted, **found, seconds=dict(self.clock.seconds))
         return extended(Result, drawn, messages=report.check(drawn))
-
-    def _num_unexplained(self, weighted: Weighted, x: Any) -> int:
-        """Coordinates with an interaction, at some of the draws, that the structure leaves out."""
-        structure, problem = weighted.fit.structure, weighted.problem
-        if structure is None:
-            return 0
-        draws = np.asarray(x[:_NUM_VERIFIED], problem.start.dtype)
-        rng = numpy_generator(self._key("verification"))
-        return unexplained(problem.potential, structure, draws, np.std(x, axis=0), rng)
 
     def _is_explorable(self, problem: Problem) -> bool:
         """Whether settings and dimension allow a start from a mixture."""

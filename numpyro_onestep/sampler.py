@@ -10,6 +10,8 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_onestep._util.numerics import numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key
 from numpyro_onestep.budgets import StepBudgets
+from numpyro_onestep.checkpoint.files import Files
+from numpyro_onestep.checkpoint.journal import Journal
 from numpyro_onestep.corrections import correction_of
 from numpyro_onestep.diagnostics import report
 from numpyro_onestep.importance.interval import EvidenceInterval, evidence_interval
@@ -37,10 +39,16 @@ class OneStep(StepBudgets):
         warm_start: a second `run` trains the flow of the first one further, for other data of the
             same model. Where its result is doubted, a run from the beginning follows. Default
             False.
+        checkpoint: path of a file to which `run` writes where it is: at most once a minute while it
+            trains, and at the end of each step. The same `run`, called again after it was ended at
+            any moment, goes on from there and ends in the same bits; called again after it has
+            ended, it returns the result from the file. A second `run` of the same sampler has the
+            file `<checkpoint>.2`, and so on. The file holds no data and no code. Default None.
         **settings: see `Settings` for each name, its meaning and default.
 
     Raises:
         ValueError: both or neither of `model` and `potential_fn`, or a setting out of range.
+        OSError: the folder of `checkpoint` is not there or cannot be written.
         TypeError: an unknown setting, or a `model` or `potential_fn` that is not callable.
 
     Example:
@@ -62,6 +70,7 @@ class OneStep(StepBudgets):
         potential_fn: Callable | None = None,
         init_strategy: Callable = init_to_uniform,
         warm_start: bool = False,
+        checkpoint: str | os.PathLike | None = None,
         **settings: Any,
     ):
         if (model is None) == (potential_fn is None):
@@ -78,6 +87,7 @@ class OneStep(StepBudgets):
         self.settings = Settings.of(**settings)
         self._correction = correction_of(self.settings.draws)
         self._last: Trained | None = None
+        self._checkpoints = None if checkpoint is None else Files(checkpoint)
 
     def run(
         self,
@@ -107,8 +117,10 @@ class OneStep(StepBudgets):
             ValueError: no latent site, a discrete latent site that cannot be summed out, no
                 starting point of finite density, no `init_params` or model arguments with a
                 `potential_fn`, `init_params` of wrong shape, or `multimodal` in more than 128
-                dimensions.
+                dimensions; the checkpoint is that of another run (another key, model, data,
+                settings or start, or other packages), or cannot be read.
             ImportError: discrete latent sites, and funsor is not installed.
+            OSError: the checkpoint cannot be written.
 
         Warns:
             OneStepWarning: the result may be wrong; the message says why and what to do.
@@ -125,8 +137,11 @@ class OneStep(StepBudgets):
             self._last = trained
 
         with numerics():
-            earlier = self._last if self.warm_start else None
-            inference = Inference(self.settings, self._correction, as_key(rng_key), keep, earlier)
+            key, earlier = as_key(rng_key), self._last if self.warm_start else None
+            if self._checkpoints is not None:
+                earlier = self._checkpoints.earlier(earlier)
+            journal = Journal(self._checkpoints)
+            inference = Inference(self.settings, self._correction, key, keep, earlier, journal)
             self._last = result = inference.run(trace, init_params)
         report.warn(result.messages, stacklevel=2)
 

@@ -34,6 +34,7 @@ LAYERS = [
     "storage",
     "diagnostics",
     "integrations",
+    "checkpoint",
     "inference",
     "readings",
     "composition",

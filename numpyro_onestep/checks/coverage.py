@@ -8,7 +8,6 @@ compared with the mass that the draws reach, by mean energies and standard devia
 the entropies H by the standard deviations in coordinates where the pool's covariance is I.
 """
 
-import time
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_onestep import limits
 from numpyro_onestep._util.random import numpy_generator, stream
+from numpyro_onestep.checks import effort
 from numpyro_onestep.flow.preconditioned import PreconditionedPotential
 from numpyro_onestep.mcmc.rejuvenation import move
 from numpyro_onestep.multimodal.modes import unseen
@@ -28,10 +28,9 @@ _AROUND = (1.0, 3.0, 10.0, 30.0) * 2 + (100.0, 300.0)
 # Other descents begin at the preconditioner's centre, with one coordinate moved to either side by
 # these numbers of standard deviations.
 _BESIDE = (8.0, 16.0) * 5
-# Descents that are made in any case.  The others are made as long as all take less than this
-# fraction of the time of training.
+# Descents that are made in any case.  The others are made as long as all take less than the allowed
+# effort.
 _FEWEST_DESCENTS = 8
-_TIME_FRACTION = 0.05
 # A descent has reached a minimum where the slope is below this, in nats for each standard deviation
 # of the preconditioner and of the draws.  In a neck, or a tail without an end, it stays steep.
 _FLAT = 0.5
@@ -76,11 +75,12 @@ def find_missed(
     x: Float[np.ndarray, "n d"],
     mean_energy: float,
     rng_key: PRNGKeyArray,
-    training_seconds: float,
+    allowed: float,
 ) -> Missed | None:
     """Modes that descents find and equally weighted draws do not reach, or None.
 
-    `mean_energy` is the mean energy of the posterior, by the weighted pool (nats).  Where no
+    `mean_energy` is the mean energy of the posterior, by the weighted pool (nats).  `allowed` is
+    the effort that the descents may take, in numbers (`checks/effort.py`).  Where no
     minimum is both away from the draws and near that energy, the check costs only the descents and
     some distances, and compiles nothing.  It is not made in more than 512 dimensions, where a
     descent takes long, nor with fewer than 50 draws.
@@ -98,7 +98,7 @@ def find_missed(
     factor = np.asarray(gaussian.matrix(), np.float64)
     scales = factor, pool.factor
     starts = _starts(start, gaussian.loc, factor, stream(rng_key, "starts"))
-    ends, end_energies = _minima(potential, scales, starts, training_seconds)
+    ends, end_energies = _minima(potential, scales, starts, allowed)
     if len(ends) == 0:
         return None
     d = draws.shape[1]
@@ -175,18 +175,19 @@ def _settled(potential: PreconditionedPotential, x, rng_key: PRNGKeyArray, num_g
     return x, energy
 
 
-def _minima(potential: PreconditionedPotential, scales, starts, training_seconds: float):
+def _minima(potential: PreconditionedPotential, scales, starts, allowed: float):
     """Ends of the descents that reached a minimum, and the energies there.
 
     Descents are made one after the other, by the program that was compiled for the descent of the
     preconditioner's fit: most take milliseconds, while to compile another program takes a second.
     """
-    begin, ends, energies = time.perf_counter(), [], []
+    taken, ends, energies = 0.0, [], []
+    of_step = effort.of_gradients(potential.unconstrained, 1)
     for index, at in enumerate(starts):
-        late = time.perf_counter() - begin > _TIME_FRACTION * training_seconds
-        if late and index >= _FEWEST_DESCENTS:
+        if taken > allowed and index >= _FEWEST_DESCENTS:
             break
         end = descent(potential.unconstrained, at)
+        taken += int(end.num_steps) * of_step
         slope = np.asarray(end.gradient, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # descents may end anywhere
             flat = all(np.linalg.norm(slope @ scale) < _FLAT for scale in scales)

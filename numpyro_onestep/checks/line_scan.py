@@ -11,7 +11,7 @@ The points also show obstacles to training: an edge, where a point of high densi
 density zero; a step, where the density changes by more than its slope accounts for.
 """
 
-import time
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,15 +20,15 @@ from scipy.special import logsumexp
 
 from numpyro_onestep._util.numerics import clipped
 from numpyro_onestep._util.random import numpy_generator
+from numpyro_onestep.checks import effort
 from numpyro_onestep.target.evaluation import energies_and_gradients
 
 _FEWEST_LINES, _MOST_LINES = 32, 128  # for each coordinate; each line goes through another draw
 _NUM_POINTS = 64  # on a line
 _GROUP = 16  # lines that are evaluated in one call
-# Largest number of coordinates, and largest time as a fraction of that of training.  Coordinates
-# are scanned in random order until either is reached.
+# Largest number of coordinates.  They are scanned in random order, until it or the allowed effort
+# is reached.
 _MOST_COORDINATES = 64
-_TIME_FRACTION = 0.1
 _FEWEST_DRAWS = 500  # with fewer the comparison is too uncertain
 # A line reaches beyond the draws on either side, by this fraction of their range.
 _BEYOND = 0.25
@@ -62,19 +62,24 @@ def scan_lines(
     x: Float[np.ndarray, "n d"],
     names: list[str],
     rng_key: PRNGKeyArray,
-    training_seconds: float,
+    allowed: float,
 ) -> Scan | None:
-    """Scan single coordinates; None where there are too few draws to compare with."""
+    """Scan single coordinates; None where there are too few draws to compare with.
+
+    Args:
+        potential: U, a function of a point.
+        x: draws of the posterior.
+        names: of the coordinates.
+        rng_key: a JAX random key.
+        allowed: the effort that it may take, in numbers (`checks/effort.py`). It takes that of one
+            coordinate in any case.
+    """
     x = np.asarray(x)[np.isfinite(x).all(1)]
     if len(x) < _FEWEST_DRAWS:
         return None
-    rng, budget = numpy_generator(rng_key), _TIME_FRACTION * training_seconds
-    worst = Scan(0.0, "", None, None)
-    num_lines = _affordable(potential, x, budget)
-    begin = time.perf_counter()
-    for index, j in enumerate(rng.permutation(x.shape[1])[:_MOST_COORDINATES]):
-        if index and time.perf_counter() - begin > budget:
-            break
+    rng, worst = numpy_generator(rng_key), Scan(0.0, "", None, None)
+    num_lines, num_coordinates = _affordable(potential, x.shape[1], allowed)
+    for j in rng.permutation(x.shape[1])[:num_coordinates]:
         if np.ptp(x[:, j]) == 0:
             continue
         found = _look_along(potential, x, int(j), num_lines, rng, names[j])
@@ -84,17 +89,14 @@ def scan_lines(
     return worst
 
 
-def _affordable(potential, x, budget: float) -> int:
-    """The number of lines for each coordinate with which the scan keeps to the budget (seconds)."""
-    few = x[:_GROUP], np.repeat(x[:_GROUP, :1], _NUM_POINTS + 1, axis=1)
-    seconds = 0.0
-    for _ in range(2):  # the first time there may be a program to compile
-        begin = time.perf_counter()
-        _along(potential, *few, 0)
-        seconds = time.perf_counter() - begin
-    coordinates = min(x.shape[1], _MOST_COORDINATES)
-    groups = int(budget / (coordinates * seconds + 1e-9))
-    return int(np.clip(groups * _GROUP, _FEWEST_LINES, _MOST_LINES))
+def _affordable(potential, d: int, allowed: float) -> tuple[int, int]:
+    """The numbers of lines for each coordinate, and of coordinates, of the allowed effort."""
+    of_group = effort.of_gradients(potential, _GROUP * (_NUM_POINTS + 1))
+    coordinates = min(d, _MOST_COORDINATES)
+    groups = math.floor(allowed / (coordinates * of_group))
+    lines = int(np.clip(groups * _GROUP, _FEWEST_LINES, _MOST_LINES))
+    most = math.ceil(allowed / (lines // _GROUP * of_group))
+    return lines, int(np.clip(most, 1, coordinates))
 
 
 def _look_along(potential, x, j: int, num: int, rng: np.random.Generator, name: str) -> Scan:

@@ -66,7 +66,7 @@ def from_result(
     observed = jax.tree.map(np.asarray, _observed(problem.potential, jnp.asarray(x[0])))
     likelihood, prior = {}, {}
     if log_likelihood:
-        likelihood = map_in_blocks(lambda rows: _likelihood(problem.potential, rows), x)
+        likelihood = pointwise_likelihood(problem.potential, x)
     if log_prior:
         unravel = unraveller(problem.target.prototype)
         traced = trace(lambda at: problem.target.log_prior(unravel(at)), x[0])
@@ -89,6 +89,13 @@ def from_result(
         log_prior=prior,
         naming=naming,
     )
+
+
+def pointwise_likelihood(
+    potential: Potential, x: Float[np.ndarray, "n d"]
+) -> dict[str, np.ndarray]:
+    """The log likelihood of each observation of each observed site, at many points (nats)."""
+    return map_in_blocks(lambda rows: _likelihood(potential, rows), x)
 
 
 @compiled

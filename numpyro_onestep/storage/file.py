@@ -2,7 +2,8 @@
 
 `header.json` holds
 
-- `format`: "numpyro_onestep run", and `version`, 1;
+- `format`: "numpyro_onestep run", and `version`, 1 (what `checkpoint/journal.py` writes is a
+  "numpyro_onestep checkpoint", with other contents than the following);
 - `packages`: the versions that wrote it;
 - `target`: what the model is known by, without its data (`storage/target.py`);
 - `run`: settings and results (`storage/tree.py`), in which arrays stand by their numbers;
@@ -11,9 +12,11 @@
 The arrays are `arrays/0.npy` and so on, in NumPy's format 1.0, without pickled objects.
 """
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import tempfile
 import zipfile
 import zlib
@@ -22,7 +25,9 @@ from typing import Any
 
 import numpy as np
 
-_FORMAT, _VERSION = "numpyro_onestep run", 1
+_FORMAT, _VERSION = "numpyro_onestep", 1
+# What wrote a file of each kind.
+_WRITERS = {"run": "OneStep.save", "checkpoint": "OneStep(checkpoint=...)"}
 # What Python's own readers raise for bytes that are no such file.
 _UNREADABLE = (
     zipfile.BadZipFile,
@@ -36,12 +41,14 @@ _UNREADABLE = (
 )
 
 
-def write(path: str | os.PathLike, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
+def write(
+    path: str | os.PathLike, header: dict[str, Any], arrays: list[np.ndarray], kind: str = "run"
+) -> None:
     """Write a file as a whole or not at all: it gets its name once it is complete."""
-    header = {"format": _FORMAT, "version": _VERSION, **header}
+    header = {"format": f"{_FORMAT} {kind}", "version": _VERSION, **header}
     header["checksum"] = _checksum(header, arrays)
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_temporary(path)}{os.getpid()}-")
     try:
         with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
             archive.writestr("header.json", json.dumps(header, allow_nan=False))
@@ -50,6 +57,9 @@ def write(path: str | os.PathLike, header: dict[str, Any], arrays: list[np.ndarr
                     np.lib.format.write_array(
                         member, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False
                     )
+            archive.close()
+            stream.flush()
+            os.fsync(stream.fileno())  # else it could be empty after a failure of the machine
         # A temporary file can be read by its owner alone; this one is to be like any other file.
         mask = os.umask(0)
         os.umask(mask)
@@ -60,7 +70,35 @@ def write(path: str | os.PathLike, header: dict[str, Any], arrays: list[np.ndarr
         raise
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[np.ndarray]]:
+def remove_abandoned(path: str | os.PathLike) -> None:
+    """Remove what processes that were killed have left of this file, half written."""
+    path = Path(path)
+    begin = _temporary(path)
+    for left in path.parent.glob(f"{glob.escape(begin)}*"):
+        number = left.name[len(begin) :].partition("-")[0]
+        if number.isdigit() and not _is_other_process(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> str:
+    """How the name of a file that is not complete begins; a process's number follows."""
+    return f".{path.name}.{platform.node()}-"
+
+
+def _is_other_process(number: int) -> bool:
+    """Whether another process of this number runs on this machine, or may run."""
+    if os.name != "posix":
+        return True  # there is no way to ask that is always harmless
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return number != os.getpid()
+
+
+def read(path: str | os.PathLike, kind: str = "run") -> tuple[dict[str, Any], list[np.ndarray]]:
     """The header and the arrays of a file.
 
     Raises:
@@ -70,8 +108,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[np.ndarray]]:
     try:
         with zipfile.ZipFile(path) as archive:
             header = json.loads(archive.read("header.json"))
-            if not isinstance(header, dict) or header.get("format") != _FORMAT:
-                raise ValueError("it is no file of OneStep.save")
+            if not isinstance(header, dict) or header.get("format") != f"{_FORMAT} {kind}":
+                raise ValueError(f"it is no file of {_WRITERS[kind]}")
             if header["version"] != _VERSION:
                 raise ValueError(
                     f"its format is version {header['version']}, and this package reads {_VERSION}"
@@ -85,8 +123,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[np.ndarray]]:
         raise
     except _UNREADABLE as error:
         raise ValueError(
-            f"{os.fspath(path)} cannot be read: it is no file of OneStep.save, or it is cut off or "
-            f"altered ({error})."
+            f"{os.fspath(path)} cannot be read: it is no file of {_WRITERS[kind]}, or it is cut "
+            f"off or altered ({error})."
         ) from error
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)} cannot be read: {error}.") from error

@@ -28,7 +28,9 @@ from numpyro_onestep.target import Axes, Site
 from numpyro_onestep.target.completion import Completion
 from numpyro_onestep.target.precision import PrecisionError
 from numpyro_onestep.training.loop import TrainingResult
+from numpyro_onestep.training.progress import Place
 from numpyro_onestep.training.stages import Records
+from numpyro_onestep.training.stopping import Judgement
 
 _CLASSES: dict[str, Any] = {
     one.__name__: one
@@ -51,7 +53,9 @@ _CLASSES: dict[str, Any] = {
         gaussian.GaussianPreconditioner,
         gaussian.LowRankPreconditioner,
         gaussian.StructuredPreconditioner,
+        Judgement,
         Missed,
+        Place,
         Pool,
         PrecisionError,
         Records,

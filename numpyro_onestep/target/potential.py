@@ -59,6 +59,11 @@ class Potential(eqx.Module):
         """How many numbers an evaluation computes, about."""
         return self.energy.num_numbers
 
+    @property
+    def num_operations(self) -> int:
+        """How many operations, one after the other, an evaluation takes, about."""
+        return self.energy.num_operations
+
     def constrain(self, x: Float[Array, " d"]) -> PyTree:
         """The draw x as its user knows it: sites on their supports, or a pytree."""
         return self.outcome(x).samples

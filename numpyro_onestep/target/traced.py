@@ -86,7 +86,12 @@ class TracedFunction(eqx.Module):
     @property
     def num_numbers(self) -> int:
         """How many numbers an evaluation computes, by the text of the function; at least 1."""
-        return max(1, _num_numbers(self.program.closed.jaxpr))
+        return max(1, _total(self.program.closed.jaxpr, _num_numbers))
+
+    @property
+    def num_operations(self) -> int:
+        """How many operations an evaluation takes, by the text of the function; at least 1."""
+        return max(1, _total(self.program.closed.jaxpr, lambda equation: 1))
 
 
 @eqx.filter_jit
@@ -202,13 +207,17 @@ def _callbacks(jaxpr: Any) -> Iterator[Any]:
             yield from _callbacks(inner)
 
 
-def _num_numbers(jaxpr: Any) -> int:
-    """The size of all values in a program; a loop of unknown length counts once."""
+def _num_numbers(equation: Any) -> int:
+    return sum(int(np.prod(var.aval.shape)) for var in equation.outvars)
+
+
+def _total(jaxpr: Any, of: Callable[[Any], int]) -> int:
+    """The sum over all equations of a program; a loop of unknown length counts once."""
     total = 0
     for equation in jaxpr.eqns:
-        inner = [_num_numbers(called) for called in _called(equation)]
+        inner = [_total(called, of) for called in _called(equation)]
         if inner:
             total += equation.params.get("length", 1) * sum(inner)
         else:
-            total += sum(int(np.prod(var.aval.shape)) for var in equation.outvars)
+            total += of(equation)
     return total

@@ -30,6 +30,7 @@ from numpyro_onestep.flow import (
 )
 from numpyro_onestep.settings import LossSettings, Settings
 from numpyro_onestep.training import stopping
+from numpyro_onestep.training.progress import Place, Recorder, arrays_of, with_arrays
 from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, losses
 
 # Iterations that are compiled into one call.  With fewer the overhead of a call would matter, with
@@ -89,13 +90,15 @@ def train(
     settings: Settings,
     first_elbo: float = -math.inf,
     is_near: bool = False,
+    recorder: Recorder | None = None,
 ) -> TrainingResult:
     """Train the flow of a distribution on a target, stage by stage.
 
     Where the base distribution is a mixture, steps that take the ELBO below `first_elbo`, that of
     the distribution given, are undone.  A flow that `is_near` its target, since it was trained on
     other data, may end early as a structured map does.  An interrupt (Ctrl-C) ends training and
-    returns the flow as it is then.
+    returns the flow as it is then.  A `recorder` is told of the place after every chunk; training
+    goes on from the last place that it knows, where it knows one.
     """
     stages: list[Stage] = []
     if settings.schedule.num_distillation_steps:
@@ -103,12 +106,16 @@ def train(
     if settings.losses.elbo_weight:
         stages.append("evidence")
     floor = -math.inf if is_from_gaussian(distribution) else first_elbo
-    run = _Run(distribution, potential, settings, floor, is_near)
+    run = _Run(distribution, potential, settings, floor, is_near, recorder)
+    if run.place is not None:
+        stages = stages[stages.index(run.place.stage) :]
     try:
         for stage in stages:
             run.stage(stage, stream(rng_key, stage))
+            run.record(now=stage != stages[-1])  # after the last one the result is recorded
     except KeyboardInterrupt:
         run.interrupted = True
+        run.record(now=True)
     return run.result()
 
 
@@ -135,6 +142,7 @@ class _Run:
         settings: Settings,
         floor: float,
         is_near: bool,
+        recorder: Recorder | None,
     ):
         self.distribution, self.potential = distribution, potential
         self.settings, self.floor, self.is_near = settings, floor, is_near
@@ -143,6 +151,17 @@ class _Run:
         self.chunk_seconds: list[float] = []
         self.judgement: stopping.Judgement | None = None
         self.interrupted = False
+        self.recorder = recorder
+        self.place = place = None if recorder is None else recorder.last_place()
+        if place is not None:
+            self.chunks = {stage: list(chunks) for stage, chunks in place.chunks.items()}
+            self.chunk_seconds, self.num_undone = list(place.chunk_seconds), place.num_undone
+            self.judgement = place.judgement
+
+    def record(self, now: bool = False) -> None:
+        """Tell the recorder of the place, which it keeps `now` or whenever it is time."""
+        if self.recorder is not None and self.place is not None:
+            self.recorder.reached(self.place, now)
 
     def result(self) -> TrainingResult:
         """The result of the training so far."""
@@ -183,11 +202,18 @@ class _Run:
         near = _near(self.distribution, self.is_near)
         accepted: list[np.ndarray] = []  # losses of the chunks that were not undone
         safe = state, 0  # state at the start of the last accepted chunk, and chunks before it
+        done, place = 0, self.place
+        if place is not None and place.stage == stage:
+            done, num_constant, num_cooling = place.done, place.num_constant, place.num_cooling
+            safe = with_arrays(state, place.safe), place.num_safe
+            state, accepted = with_arrays(state, place.state), list(place.accepted)
+            self.flow, self.learning_rate_scale = state.flow, float(state.learning_rate_scale)
 
         num_steps = self.distribution.num_steps
         name = stage if num_steps == 1 else f"{stage}, {num_steps} flow steps"
         shown = self.settings.draws.progress_bar
-        with tqdm(total=total, desc=name, unit="it", disable=not shown) as bar:
+        in_all = num_constant + num_cooling
+        with tqdm(total=in_all, initial=done, desc=name, unit="it", disable=not shown) as bar:
 
             def advance(state: TrainingState, rates: np.ndarray) -> TrainingState:
                 nonlocal safe
@@ -209,7 +235,23 @@ class _Run:
                 bar.update(len(rates))
                 return state
 
-            done = 0
+            def reached(state: TrainingState) -> None:
+                self.place = Place(
+                    stage=stage,
+                    done=done,
+                    num_constant=num_constant,
+                    num_cooling=num_cooling,
+                    state=arrays_of(state),
+                    safe=arrays_of(safe[0]),
+                    num_safe=safe[1],
+                    accepted=tuple(accepted),
+                    chunks={name: tuple(chunks) for name, chunks in self.chunks.items()},
+                    chunk_seconds=tuple(self.chunk_seconds),
+                    num_undone=self.num_undone,
+                    judgement=self.judgement,
+                )
+                self.record()
+
             while done < num_constant:
                 count = min(_CHUNK, num_constant - done)
                 state = advance(state, np.full(count, schedule.learning_rate, np.float32))
@@ -221,11 +263,13 @@ class _Run:
                     if judged.converged:
                         num_cooling = math.ceil(judged.cooling_fraction * done / _CHUNK) * _CHUNK
                         num_cooling = min(num_cooling, total - done)
-                        bar.total = done + num_cooling
-                        break
+                        num_constant, bar.total = done, done + num_cooling
+                reached(state)
             rates = np.linspace(schedule.learning_rate, 0.0, num_cooling, dtype=np.float32)
-            for begin in range(0, num_cooling, _CHUNK):
+            for begin in range(done - num_constant, num_cooling, _CHUNK):
                 state = advance(state, rates[begin : begin + _CHUNK])
+                done += len(rates[begin : begin + _CHUNK])
+                reached(state)
 
     def _chunk(self, state: TrainingState, rng_key: PRNGKeyArray, rates: np.ndarray, stage: Stage):
         """The state after a chunk at these learning rates, and the records of its iterations.

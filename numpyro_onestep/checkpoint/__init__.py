@@ -1,0 +1,1 @@
+"""A run that was ended at any moment goes on where it was, from a file, to the same bits."""
