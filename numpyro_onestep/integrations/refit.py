@@ -19,6 +19,7 @@ from numpyro_onestep._util.numerics import numerics
 from numpyro_onestep._util.random import as_key, numpy_generator, stream
 from numpyro_onestep.integrations.arviz import arviz, is_tree, pointwise_likelihood
 from numpyro_onestep.result import Result
+from numpyro_onestep.target.enumeration import enumerated
 
 _VARIABLE = "left_out_likelihood"  # in the ArviZ data of a refit
 # Arguments of the model without some observations, and arguments that have these alone.
@@ -91,7 +92,7 @@ class Refits(arviz().SamplingWrapper):
     Raises:
         RuntimeError: the sampler has not run.
         ValueError: it has a `potential_fn`, no observed site, several of them and no `site`, or one
-            that is a single number.
+            that is a single number; or `select` with discrete latent sites.
     """
 
     def __init__(
@@ -114,6 +115,11 @@ class Refits(arviz().SamplingWrapper):
         self.shape = found[self.site].shape[1:]
         if len(self.shape) == 0:
             raise ValueError(f"The site {self.site!r} is one observation: no data would remain.")
+        if select is not None and enumerated(result.problem.target.sites):
+            raise ValueError(
+                "The model has discrete latent sites, and the values that a refit draws of them are "
+                "those of other rows: leave select= out, and the likelihood is masked."
+            )
         data = sampler.to_inference_data() if data is None else data
         super().__init__(sampler.model, idata_orig=data)
         self.sampler, self.select, self.rng_key = sampler, select, as_key(rng_key)
