@@ -117,8 +117,8 @@ class Refits(arviz().SamplingWrapper):
             raise ValueError(f"The site {self.site!r} is one observation: no data would remain.")
         if select is not None and enumerated(result.problem.target.sites):
             raise ValueError(
-                "The model has discrete latent sites, and the values that a refit draws of them are "
-                "those of other rows: leave select= out, and the likelihood is masked."
+                "The model has discrete latent sites, and a refit would draw those of other rows: "
+                "leave select= out, and the likelihood is masked."
             )
         data = sampler.to_inference_data() if data is None else data
         super().__init__(sampler.model, idata_orig=data)
