@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import jax
@@ -25,10 +24,9 @@ from numpyro_onestep.corrections import AbstractCorrection
 from numpyro_onestep.corrections.none import NoCorrection
 from numpyro_onestep.diagnostics import report
 from numpyro_onestep.diagnostics.doubts import folds, is_good
-from numpyro_onestep.flow import (
-    FlowDistribution,
-    PreconditionedPotential,
-)
+from numpyro_onestep.flow import FlowDistribution, PreconditionedPotential
+from numpyro_onestep.given_draws.agreement import compared
+from numpyro_onestep.given_draws.fit import Given, fit_of_draws
 from numpyro_onestep.importance import pool as pools
 from numpyro_onestep.importance.evidence import mean_energy, weigh
 from numpyro_onestep.importance.psis import import_ahead
@@ -58,8 +56,6 @@ from numpyro_onestep.warm_start import fit_of_earlier
 # For a dense map it is the second number while Pareto k may be above its limit.  After a structured
 # map, with its many dimensions, another one takes long.
 _ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
-# Further starts, beside the first, from which the fit of the preconditioner descends.
-_MOST_OTHER_STARTS = 3
 # Mass of the modes that the draws do not reach, over the mass that they do reach.  Above this the
 # run was in the wrong place, and is made again from the heaviest of these modes.
 _ELSEWHERE = 100.0
@@ -80,6 +76,7 @@ class Inference:
         keep: called with every flow as soon as it is trained, so that an interrupt does not lose
             it.
         previous: an earlier run, whose flow the training begins with where it can.
+        given: draws of the posterior, which a dense map starts from, in place of `previous`.
     """
 
     def __init__(
@@ -89,9 +86,10 @@ class Inference:
         rng_key: PRNGKeyArray,
         keep: Callable[[Trained], None],
         previous: Trained | None = None,
+        given: Given | None = None,
     ):
         self.settings, self.correction, self.keep = settings, correction, keep
-        self.previous = previous
+        self.previous, self.given = previous, given
         self.rng_key = rng_key
         self.clock = Stopwatch()
         self._dtype: Any = None  # of the session, and so of the network
@@ -105,6 +103,8 @@ class Inference:
             result = max((warm, self._from(trace, init_params)), key=_quality)
         missed = result.missed
         if missed is None or missed.odds <= _ELSEWHERE or result.training.interrupted:
+            return result
+        if self.given is not None:  # they are not there, and the warning says so
             return result
         there = result.problem.target.unravelled(missed.where)
         self.rng_key = stream(self.rng_key, "elsewhere")
@@ -232,7 +232,7 @@ class Inference:
         settings, potential, start = self.settings, problem.potential, problem.start
         key = self.rng_key
         if structure is None:
-            if start.size > limits.BATCH_AND_MATCH:
+            if self.given is not None or start.size > limits.BATCH_AND_MATCH:
                 return  # the type of the preconditioner is not known yet
             best_fit.compile_ahead(potential, start, key)
             if settings.draws.multimodal:
@@ -255,10 +255,10 @@ class Inference:
                 found = starts.structured_fit(problem, structure, settings, self._dtype, key)
                 if found is not None:
                     return found
-            target, potential, dtype = problem.target, problem.potential, problem.start.dtype
-            others = target.other_starts(self.rng_key, potential, _MOST_OTHER_STARTS, dtype)
-            points: Any = (np.asarray(start, dtype) for start in chain([problem.start], others))
-            return best_fit.best_fit(potential, points, self._key("base"))
+            if self.given is not None:
+                settings, key = self.settings, self._key("given draws")
+                return fit_of_draws(self.given, problem, settings, self._dtype, key)
+            return starts.gaussian_fit(problem, self.rng_key)
 
     def _explored(self, problem: Problem, fit: Fit) -> Fit:
         """A mixture fitted to the particles of tempered SMC; the same fit where that fails."""
@@ -349,8 +349,11 @@ class Inference:
             )
             samples = jax.block_until_ready(problem.constrain(x))
             num_unexplained = self._num_unexplained(weighted, x)
+            held_out = None if self.given is None else self.given.held_out
+            pool, flow, key = weighted.weighted, weighted.distribution, self._key("agreement")
+            agreement = compared(held_out, pool, flow, problem.potential, x, key)
         found = {"corrected": corrected, "samples": samples, "scan": scan, "missed": missed}
-        found["num_unexplained"] = num_unexplained
+        found |= {"num_unexplained": num_unexplained, "agreement": agreement}
         drawn = extended(Drawn, weighted, **found, seconds=dict(self.clock.seconds))
         return extended(Result, drawn, messages=report.check(drawn))
 
