@@ -13,6 +13,7 @@ import time
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import jax
@@ -48,21 +49,23 @@ COLUMNS = {
     "seconds": ("seconds", 1),
 }
 TEXT = """
-Each line is one problem and method: the median over seeds, and the range. Draws are 4 x 1000 of NUTS
-at its defaults, the same for all methods of a seed; their time, in the last table, is not counted.
+Each line is one problem and method: the median over seeds, and the range. (Of the seconds the
+longest are those of the first seed, which compiles; the others do not, but for harmonic.) Draws are 4 x 1000 of
+NUTS at its defaults, the same for all methods of a seed; the last table has their time, which is
+not counted.
 
 - **distil** is `OneStep(model).distil(key, draws, *args)` at its defaults.
-- **denoising alone** leaves the model's density out of training (`elbo_weight=0`): denoising
-  regression and state consistency on the draws. The weights are exact all the same.
-- **density alone** leaves the draws out of training (`num_denoising_steps=0`) but for the start.
+- **denoising alone** leaves the model's density out of training (`elbo_weight=0`): there is only
+  denoising regression with state consistency. The weights are exact all the same.
+- **density alone** leaves that out (`num_denoising_steps=0`): the draws give the start alone.
 - **run** has no draws.
-- **harmonic** is the learned harmonic mean of the package `harmonic` with real NVP, trained on half of
-  the chains for thirty epochs at a temperature of 0.8.
+- **harmonic** is the learned harmonic mean of the package `harmonic`: real NVP, trained on half of
+  the chains for thirty epochs, at a temperature of 0.8.
 
-The error is the estimate less the exact log evidence (nats). The gap is the exact log evidence less
-the ELBO. "Upper" is the mean log weight of given draws that nothing was fitted to. "Warned" counts the
-runs with a warning; those on draws of one of two modes should warn, for 30% of the mass is missing
-(an error of -0.357) unless `multimodal=True` finds the rest.
+The error is the estimate less the exact log evidence (nats), the gap the exact log evidence less
+the ELBO. "Upper" is the mean log weight of given draws that nothing was fitted to. "Warned" counts
+the runs with a warning. Those on draws of one of two modes should warn: 30% of the mass is missing,
+an error of -0.357, unless `multimodal=True` finds the rest.
 """
 
 
@@ -139,22 +142,27 @@ class Distil(Suite):
         """One run of NUTS for each problem and seed, and one of each method on its draws."""
         methods = [m for m in options.methods if m != HARMONIC or options.harmonic]
         for name in options.problems:
-            problem = problems()[name]
-            for seed in options.seeds:
-                missing = [m for m in methods if not store.holds(problem=name, method=m, seed=seed)]
-                if not missing:
+            problem, made = problems()[name], {}
+            for method, seed in product(methods, options.seeds):
+                identity = {"problem": name, "method": method, "seed": seed}
+                if store.holds(**identity):
                     continue
-                jax.clear_caches()
-                draws, seconds = nuts(problem, seed)
-                exact = problem.log_evidence()
-                for method in missing:
+                if seed not in made:
+                    made[seed] = nuts(problem, seed)
+                if seed == options.seeds[0]:
                     jax.clear_caches()
-                    if method == HARMONIC:
-                        row = harmonic(problem, draws, seed, options.harmonic)
-                    else:
-                        row = onestep(problem, draws, method, seed)
-                    identity = {"problem": name, "method": method, "seed": seed}
-                    yield {**identity, "exact": exact, "seconds_nuts": seconds, **row}
+                draws, seconds = made[seed]
+                if method == HARMONIC:
+                    row = harmonic(problem, draws, seed, options.harmonic)
+                else:
+                    row = onestep(problem, draws, method, seed)
+                yield {
+                    **identity,
+                    "exact": problem.log_evidence(),
+                    "seconds_nuts": seconds,
+                    "first": seed == options.seeds[0],
+                    **row,
+                }
 
     def report(self, rows: list[Row], docs: Path) -> None:
         """A table with a line for each problem and method."""
@@ -170,10 +178,10 @@ class Distil(Suite):
             notes += "\nThe package harmonic was not installed, so it has no lines here.\n"
         for row in failed:
             notes += f"\n{row['problem']}, {row['method']}, seed {row['seed']}: it failed.\n"
-        words = Path(__file__).with_name("distil.txt").read_text()
         (docs / self.page).write_text(
-            f"# Evidence from given draws\n\n{words}\n## Measured\n\nWritten by `{self.command}` on "
-            f"{machines(rows)}.\n{TEXT}\n{lines}\n{notes}\nSeconds that NUTS took:\n\n{times}\n"
+            f"# Evidence from given draws\n\nWritten by `{self.command}` on {machines(rows)}. "
+            "[The method](method.md#given-draws) says what `distil` does.\n"
+            f"{TEXT}\n{lines}\n{notes}\nSeconds that NUTS took:\n\n{times}\n"
         )
 
 

@@ -30,21 +30,21 @@ _ROUND_TRIP = 1e-2
 _MOST_AT_EDGE = 0.01
 
 
-def of_model(
+def given_values(
     rng_key: PRNGKeyArray,
-    model: Callable,
+    model: Callable | None,
     args: tuple,
     kwargs: dict,
     draws: Any,
     strategy: Callable,
-) -> dict[str, np.ndarray]:
-    """Unconstrained values of each latent site, `{site: (n, *unconstrained shape)}`.
+) -> PyTree:
+    """Unconstrained values of given draws: `{site: (n, *unconstrained shape)}` of latent sites.
 
     Sites that are not latent, as deterministic ones, are left out.
 
     Args:
         rng_key: a JAX random key, for the trace alone.
-        model: a NumPyro model.
+        model: a NumPyro model; None for a potential function, whose draws are a pytree already.
         args: its arguments.
         kwargs: its keyword arguments.
         draws: `{site: (n, *shape)}`, on the sites' supports.
@@ -182,7 +182,7 @@ def _common_number(values: dict[str, np.ndarray], shapes: dict[str, tuple]) -> i
 
 def _refuse_nan(values: dict[str, np.ndarray]) -> None:
     for name, value in values.items():
-        bad = ~np.isfinite(value.astype(float)).reshape(len(value), -1).all(1)
+        bad: Any = ~np.isfinite(value.astype(float)).reshape(len(value), -1).all(1)
         if bad.any():
             raise ValueError(
                 f"draws[{name!r}] is NaN or infinite in {bad.sum()} of {len(bad)} draws, first in "
@@ -203,7 +203,8 @@ def _refuse_few(values: dict[str, np.ndarray]) -> None:
     for name, value in values.items():
         still = np.ptp(value.reshape(num, -1).astype(float), axis=0) == 0
         if still.any():
-            at = label(name, np.unravel_index(int(np.argmax(still)), value.shape[1:]))
+            index: Any = np.unravel_index(int(np.argmax(still)), value.shape[1:])
+            at = label(name, index)
             raise ValueError(
                 f"{at} has the same value in all {num} draws, so the chains did not move there. "
                 "Run them again, or take run(), which needs no draws."
