@@ -13,12 +13,13 @@ import pytest
 from numpyro.distributions import constraints
 
 from numpyro_onestep import OneStep, OneStepWarning, Settings
+from numpyro_onestep.flow import PreconditionedPotential
 from numpyro_onestep.flow.base_distribution import NormalMixture, normal_mixture
 from numpyro_onestep.given_draws.fit import gaussian_of, in_pieces
 from numpyro_onestep.given_draws.unconstrained import given_values
 from numpyro_onestep.target import model_target
 from numpyro_onestep.training.from_draws import train_on_draws
-from tests.conftest import random_flow
+from tests.conftest import random_flow, unit_gaussian
 
 SD_PRIOR, SD = 3.0, 0.5
 Y = np.array([-0.4, 0.9, 1.6, 0.2])
@@ -226,9 +227,18 @@ def test_components_that_hang_together_are_one_piece():
         factors = np.repeat(1.3 * np.eye(2)[None], num, 0)
         return normal_mixture(np.full(num, -math.log(num)), centres[rows], factors, np.float32)
 
-    assert not in_pieces(mixture([0, 1, 2, 3, 4]))
-    assert in_pieces(mixture([0, 4]))
-    assert not in_pieces(mixture([2]))
+    def parted(rows, width):
+        # One Gaussian, or two modes at both ends.
+        def energy(x):
+            near = jnp.abs(jnp.abs(x[0]) - 6.0) if width is None else jnp.abs(x[0]) / width
+            return 0.5 * (near**2 + x[1] ** 2)
+
+        return in_pieces(mixture(rows), PreconditionedPotential(energy, unit_gaussian(2)))
+
+    assert not parted([0, 1, 2, 3, 4], None)  # others in between
+    assert not parted([0, 4], 6.0)  # a gap of the mixture, which the target does not have
+    assert parted([0, 4], None)
+    assert not parted([2], None)
 
 
 def test_a_covariance_from_few_draws_has_an_inverse():

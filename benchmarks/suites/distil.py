@@ -49,10 +49,10 @@ COLUMNS = {
     "seconds": ("seconds", 1),
 }
 TEXT = """
-Each line is one problem and method: the median over seeds, and the range. (Of the seconds the
-longest are those of the first seed, which compiles; the others do not, but for harmonic.) Draws are 4 x 1000 of
+Each line is one problem and method: the median over seeds, and the range. Draws are 4 x 1000 of
 NUTS at its defaults, the same for all methods of a seed; the last table has their time, which is
-not counted.
+not counted. Of the seconds the most are those of the first seed, which compiles; the others do not
+(harmonic is a process of its own each time).
 
 - **distil** is `OneStep(model).distil(key, draws, *args)` at its defaults.
 - **denoising alone** leaves the model's density out of training (`elbo_weight=0`): there is only

@@ -108,7 +108,8 @@ def _training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
     """How training ended, and how long the run took."""
     total = sum(seconds.values())
     if not len(training.losses):
-        return f"none: the draws are those of the fitted mixture; {total:.1f} s in all"
+        what = "fitted mixture" if not training.from_gaussian else "fit it would start from"
+        return f"none: the draws are those of the {what}; {total:.1f} s in all"
     if training.interrupted:
         end = "interrupted"
     elif training.converged:

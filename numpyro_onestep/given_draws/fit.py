@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from numpyro_onestep import limits
-from numpyro_onestep._util.batching import map_in_blocks
+from numpyro_onestep._util.batching import map_in_batches, map_in_blocks, side_by_side
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.flow import FlowDistribution, PreconditionedPotential
@@ -40,7 +40,7 @@ _NUM_STARTS = 3
 _NUM_WEIGHED = 1000  # draws from which the ELBO of a map is estimated
 # Two components of a mixture are apart where on the line between their centres the density falls
 # below that of the lower centre by this (nats); and a piece counts from this weight on.
-_VALLEY, _FEWEST_SHARE = 2.0, 0.005
+_VALLEY, _FEWEST_SHARE = 2.5, 0.005
 _ON_LINE = 21  # points of such a line
 
 
@@ -117,6 +117,8 @@ def fit_of_draws(
     if start.size <= limits.DENSE_MATRIX:
         fits.append(_fit_of(potential, gaussian_of(x), stream(rng_key, "gaussian")))
     best = max(fits, key=lambda fit: _or_lowest(fit.elbo))
+    if settings.draws.multimodal:
+        return best  # a mixture is fitted later, to the particles of tempered SMC
     mixture = _mixture(problem, x, rng_key)
     if mixture is not None:
         return mixture
@@ -158,19 +160,25 @@ def _mixture(problem: Problem, x, rng_key: PRNGKeyArray) -> Fit | None:
     y = np.asarray((x - loc) / scale, np.float64)
     judged = _is_held_out(2 * len(y))[: len(y)]
     mixture = normal_mixture_of(y[~judged], y[judged], x.dtype)
-    if not in_pieces(mixture):
-        return None
     preconditioner = GaussianPreconditioner(jnp.asarray(loc), jnp.diag(jnp.asarray(scale)))
     preconditioned = PreconditionedPotential(problem.potential, preconditioner)
+    if not in_pieces(mixture, preconditioned):
+        return None
     elbo = mean_elbo(preconditioned, mixture, stream(rng_key, "mixture"))
     return Fit(preconditioner, elbo, mixture) if np.isfinite(float(elbo)) else None
 
 
-def in_pieces(mixture: NormalMixture) -> bool:
-    """Whether a mixture has valleys that part it: its components do not all hang together.
+def in_pieces(mixture: NormalMixture, potential: PreconditionedPotential) -> bool:
+    """Whether there are valleys between components of a mixture, so that they do not hang together.
 
     Two components hang together where the density along the line between their centres stays above
-    a fraction of that at the lower centre, or where both do so with others in between.
+    a fraction of that at the lower centre, or where both do so with others in between.  A valley
+    counts if both densities have it: that of the mixture, which has gaps where a neck or an arm is
+    covered by few components, and that of the target, which is low where an arm is bent.
+
+    Args:
+        mixture: of draws, in whitened coordinates.
+        potential: the target.
     """
     loc, weights = np.asarray(mixture.loc), np.exp(np.asarray(mixture.log_weights))
     num = len(loc)
@@ -180,9 +188,10 @@ def in_pieces(mixture: NormalMixture) -> bool:
     along = np.linspace(0, 1, _ON_LINE)[:, None]
     lines = loc[first][:, None] * (1 - along) + loc[second][:, None] * along
     flat = lines.reshape(-1, loc.shape[1]).astype(loc.dtype)
-    heights = np.asarray(map_in_blocks(lambda rows: _log_density(mixture, rows), flat))
-    heights = heights.reshape(len(first), _ON_LINE)
-    joined = heights.min(1) > np.minimum(heights[:, 0], heights[:, -1]) - _VALLEY
+    joined = np.zeros(len(first), bool)
+    for heights in map_in_blocks(lambda rows: _log_densities(mixture, potential, rows), flat):
+        at = np.where(np.isfinite(heights), heights, -np.inf).reshape(len(first), _ON_LINE)
+        joined |= at.min(1) > np.minimum(at[:, 0], at[:, -1]) - _VALLEY
     piece = np.arange(num)
     for a, b in zip(first[joined], second[joined], strict=True):
         piece[piece == piece[b]] = piece[a]
@@ -191,8 +200,9 @@ def in_pieces(mixture: NormalMixture) -> bool:
 
 
 @compiled
-def _log_density(mixture: NormalMixture, y):
-    return jax.vmap(mixture.log_density)(y)
+def _log_densities(mixture: NormalMixture, potential: PreconditionedPotential, y):
+    of_target = map_in_batches(potential.whitened, y, side_by_side(potential))
+    return jax.vmap(mixture.log_density)(y), -of_target
 
 
 def _denoised(best: Fit, given: Given, problem: Problem, x, settings, dtype, rng_key) -> Fit:

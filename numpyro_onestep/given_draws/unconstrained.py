@@ -81,14 +81,15 @@ def _of_model(rng_key, model, args, kwargs, draws, strategy) -> dict[str, np.nda
     num = _common_number(values, {name: shapes[name].shape for name in values})
     _refuse_nan(values)
 
-    def one(values):
+    def one(*leaves):
+        values = dict(zip(sorted(free), leaves, strict=True))
         seeded = handlers.substitute(handlers.seed(model, rng_seed=0), data=values)
         found = handlers.trace(seeded).get_trace(*args, **kwargs)
         return {name: _unconstrain(found[name]["fn"].support, values[name]) for name in values}
 
-    like = {name: np.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-    typed = {name: values[name].astype(like[name].dtype) for name in values}
-    traced = trace(one, like)
+    like = [np.zeros(shapes[name].shape, shapes[name].dtype) for name in values]
+    traced = trace(one, *like)
+    typed = [values[name].astype(shapes[name].dtype) for name in values]
     found: Any = map_in_blocks(lambda rows: _mapped(traced, rows), typed)
     at_edge = np.zeros(num, bool)
     for name, (_, outside, edge) in found.items():
@@ -131,8 +132,8 @@ def _of_pytree(draws: PyTree) -> PyTree:
 
 
 @compiled
-def _mapped(traced: TracedFunction, values: dict[str, Array]) -> Any:
-    return map_in_batches(traced, values)
+def _mapped(traced: TracedFunction, values: list[Array]) -> Any:
+    return map_in_batches(lambda row: traced(*row), values)
 
 
 def _site_shapes(rng_key, model, args, kwargs, strategy, names: set[str]) -> dict[str, Any]:
