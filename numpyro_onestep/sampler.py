@@ -143,16 +143,16 @@ class OneStep(Readings):
         rng_key: PRNGKeyArray,
         draws: PyTree,
         *args: Any,
-        num_denoising_steps: int = 400,
+        num_denoising_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Distil posterior draws that are there already into a one-step sampler with an evidence.
 
         Use it where NUTS, SMC or nested sampling has drawn, and a log evidence, a density or more
-        draws are wanted.  Afterwards all that works after `run` works.  A flow is trained on the
-        noised draws (or a mixture fitted, where they are in pieces), and then on the model's
-        density (docs/distil.md).  The weights are exact: log evidence and `get_samples` are those
-        of the model, not of the draws.
+        draws are wanted.  Afterwards all that works after `run` works.  Training starts from a
+        Gaussian, from a flow trained on the noised draws where that is poor, or from a mixture
+        where they are in pieces, and goes on on the model's density (docs/distil.md).  The weights
+        are exact: log evidence and `get_samples` are those of the model, not of the draws.
 
         Chains may be autocorrelated.  What the draws miss is missed here as well, unless the checks
         find it.  `sampler.result.agreement` compares them with the sampler's own, and a warning
@@ -167,7 +167,7 @@ class OneStep(Readings):
                 values whose leaves have an axis of draws first.
             *args: the model's arguments, those of the draws.
             num_denoising_steps: iterations of denoising regression and state consistency on the
-                draws, 0 for none. Default 400.
+                draws, 0 for none. Default None: 400 where a Gaussian is a poor start.
             **kwargs: the model's keyword arguments.
 
         Raises:
