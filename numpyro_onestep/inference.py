@@ -349,9 +349,8 @@ class Inference:
             )
             samples = jax.block_until_ready(problem.constrain(x))
             num_unexplained = self._num_unexplained(weighted, x)
-            held_out = None if self.given is None else self.given.held_out
             pool, flow, key = weighted.weighted, weighted.distribution, self._key("agreement")
-            agreement = compared(held_out, pool, flow, problem.potential, x, key)
+            agreement = compared(self.given, pool, flow, problem.potential, x, key)
         found = {"corrected": corrected, "samples": samples, "scan": scan, "missed": missed}
         found |= {"num_unexplained": num_unexplained, "agreement": agreement}
         drawn = extended(Drawn, weighted, **found, seconds=dict(self.clock.seconds))

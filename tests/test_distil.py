@@ -80,9 +80,9 @@ def test_given_draws_and_the_samplers_own_agree(distilled):
     # The gap of the flow is a few 1e-3 nats, and so is the distance of the upper estimate.
     assert abs(found.upper - log_evidence()) < 0.02 + 4 * found.upper_std_error
     assert found.reached_fraction == 1
-    assert max(found.new_fraction, found.lost_fraction) < 0.04
-    # Of 400 held-out draws at an autocorrelation of 0.7 some 70 count.
-    assert found.shift < 4 / math.sqrt(70)
+    assert max(found.new_fraction, found.lost_fraction) < 0.05
+    # Of 2000 draws at an autocorrelation of 0.7 some 350 count.
+    assert found.shift < 4 / math.sqrt(350)
 
 
 def test_draws_are_those_of_the_posterior(distilled):
@@ -254,6 +254,7 @@ def test_a_map_trained_on_draws_alone_has_their_distribution():
     flow = random_flow(1, jr.key(0), width=64, scale=0.0)
     flow = train_on_draws(flow, y, jr.key(1), Settings(), 600)
     images = np.asarray(jax.vmap(flow)(jnp.asarray(rng.standard_normal((2000, 1)), jnp.float32)))
-    # One step stands for sixteen of Euler's: it leaves an error of some tenths of the distance.
-    assert abs(images.mean() - 1.5) < 0.3
-    assert 0.3 < images.std() < 0.8
+    # Sixteen steps of Euler's along the exact residual velocity end at a mean of 1.36 and a
+    # standard deviation of 0.60.  One step, which began at 0 and 1, is on its way there.
+    assert 0.9 < images.mean() < 1.6
+    assert 0.35 < images.std() < 0.8

@@ -6,7 +6,7 @@ from numpyro_onestep.result import Drawn
 
 # Fraction of draws of one kind that may lie where the other kind has none.  Between two sets of
 # draws of the same posterior it is about a hundredth.
-_APART = 0.04
+_APART = 0.05
 # Standard deviations.  The mean of a chain is known to 0.14 of them at an ESS of 50.
 _LARGEST_SHIFT = 0.5
 _UNREACHED = 0.02  # fraction of given draws to which the flow may give no density

@@ -15,13 +15,13 @@ from jaxtyping import Float, PRNGKeyArray
 
 from numpyro_onestep.checks.coverage import Cloud
 from numpyro_onestep.flow import FlowDistribution
+from numpyro_onestep.given_draws.fit import Given
 from numpyro_onestep.importance.evidence import WeightedPool
 from numpyro_onestep.importance.interval import evidence_interval
 
 _MOST_INVERTED = 1000  # held-out draws, evenly chosen, whose origin is searched
 _MOST_COMPARED = 2500  # draws of each kind between which distances are taken
-_NUM_JUDGED = 500  # of them those that show which distance is usual
-# A point is away from draws where fewer of them are near than ever among the draws.
+_NUM_JUDGED = 500  # draws that show which distance is usual
 _FEWEST = 50  # draws without which nothing is compared
 
 
@@ -50,7 +50,7 @@ class Agreement(NamedTuple):
 
 
 def compared(
-    held_out: Float[np.ndarray, "n d"] | None,
+    given: Given | None,
     weighted: WeightedPool,
     distribution: FlowDistribution,
     potential: Any,
@@ -60,29 +60,33 @@ def compared(
     """Compare given draws with a run's weighed pool and corrected draws.
 
     Args:
-        held_out: given draws that nothing was fitted to; None where there are none.
+        given: the given draws; None where there are none.
         weighted: the pool.
         distribution: of the flow.
         potential: U, in unconstrained coordinates.
         x: corrected draws.
         rng_key: a JAX random key.
     """
-    if held_out is None:
+    if given is None:
         return None
-    given, own = held_out, np.asarray(x)
-    some = _evenly(given, _MOST_INVERTED).astype(own.dtype)
+    own = np.asarray(x)
+    some = _evenly(given.held_out, _MOST_INVERTED).astype(own.dtype)
     interval = evidence_interval(
         weighted.evidence, weighted.pool, distribution, potential, some, rng_key, 0
     )
-    given, own = (v[np.isfinite(v).all(1)].astype(float) for v in (given, own))
+    own, held_out, rest = (
+        v[np.isfinite(v).all(1)].astype(float) for v in (own, given.held_out, given.fitted)
+    )
     new = lost = shift = 0.0
     shifted = 0
-    if min(len(given), len(own)) >= _FEWEST:
-        sd = np.sqrt(0.5 * (given.var(0) + own.var(0))) + 1e-30
-        shifts = abs(given.mean(0) - own.mean(0)) / sd
+    if min(len(held_out), len(own)) >= _FEWEST:
+        whole = np.concatenate([held_out, rest])
+        sd = np.sqrt(0.5 * (whole.var(0) + own.var(0))) + 1e-30
+        shifts = abs(whole.mean(0) - own.mean(0)) / sd
         shifted, shift = int(np.argmax(shifts)), float(shifts.max())
-        given, own = (_evenly(v, _MOST_COMPARED) for v in (given, own))
-        new, lost = _away(own, given), _away(given, own)
+        fifth, most = len(own) // 5, _MOST_COMPARED
+        new = _away(_evenly(own, most), held_out, rest)
+        lost = _away(_evenly(whole, most), own[:fifth], own[fifth:])
     upper = interval.upper, interval.upper_std_error, interval.reached_fraction
     return Agreement(*upper, new, lost, shift, shifted)
 
@@ -91,8 +95,15 @@ def _evenly(x: np.ndarray, most: int) -> np.ndarray:
     return x[np.linspace(0, len(x) - 1, min(most, len(x))).astype(int)]
 
 
-def _away(points: np.ndarray, draws: np.ndarray) -> float:
-    """Fraction of points that lie further from draws than draws lie from each other."""
-    # Every fourth block of neighbours in a chain shows which distance is usual.
-    cloud = Cloud(draws, min(_NUM_JUDGED, len(draws) // 4))
+def _away(points: np.ndarray, judged: np.ndarray, rest: np.ndarray) -> float:
+    """Fraction of points that lie further from draws than draws lie from each other.
+
+    Args:
+        points: the points.
+        judged: some of the draws, whose distances to the rest show which distance is usual. They
+            are blocks of chains, since neighbours in a chain are near each other.
+        rest: the other draws.
+    """
+    judged = _evenly(judged, _NUM_JUDGED)
+    cloud = Cloud(np.concatenate([judged, _evenly(rest, _MOST_COMPARED)]), len(judged))
     return float(cloud.away(points).mean())

@@ -200,7 +200,7 @@ def in_pieces(mixture: NormalMixture, potential: PreconditionedPotential) -> boo
     for a, b in zip(first[joined], second[joined], strict=True):
         piece[piece == piece[b]] = piece[a]
     shares = [weights[piece == one].sum() for one in np.unique(piece)]
-    return sum(share >= _FEWEST_SHARE for share in shares) > 1
+    return sum(bool(share >= _FEWEST_SHARE) for share in shares) > 1
 
 
 @compiled
