@@ -106,7 +106,6 @@ def test_all_that_works_after_run_works(distilled, tmp_path, capsys):
     x, log_q = distilled.get_posterior().sample_and_log_prob(jr.key(1), (4,))
     np.testing.assert_allclose(distilled.get_posterior().log_prob(x), log_q, atol=1e-3)
     assert distilled.sample(jr.key(2), 3)["mu"].shape == (3,)
-    assert distilled.evidence_interval(jr.key(1), 2).upper > distilled.elbo - 0.01
 
 
 def _changed(name, index, value):
