@@ -127,7 +127,10 @@ def harmonic(problem: Drawn, draws: dict, seed: int, python: str) -> Row:
             return {"failed": f"ended after {LIMIT} s", "messages": []}
         except subprocess.CalledProcessError as error:
             return {"failed": error.stderr[-300:], "messages": []}
-    return json.loads(out.splitlines()[-1]) | {"messages": []}
+    row = json.loads(out.splitlines()[-1]) | {"messages": []}
+    if np.isfinite(row["log_evidence"]):
+        return row
+    return {"failed": "its estimate is not finite", "seconds": row["seconds"], "messages": []}
 
 
 class Distil(Suite):
@@ -182,7 +185,7 @@ class Distil(Suite):
         if not any(row["method"] == HARMONIC for row in rows):
             notes += "\nThe package harmonic was not installed, so it has no lines here.\n"
         for row in failed:
-            notes += f"\n{row['problem']}, {row['method']}, seed {row['seed']}: it failed.\n"
+            notes += f"\n{row['problem']}, {row['method']}, seed {row['seed']}: {row['failed']}.\n"
         (docs / self.page).write_text(
             f"# Evidence from given draws\n\nWritten by `{self.command}` on {machines(rows)}. "
             "[The method](method.md#given-draws) says what `distil` does.\n"
