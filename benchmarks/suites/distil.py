@@ -71,6 +71,7 @@ the runs with a warning. Those on draws of one of two modes should warn: 30% of 
 an error of -0.357, unless `multimodal=True` finds the rest. (All chains begin in the first mode. In
 the draws of seed 0 one of them has found the second by itself, in its warmup.) The machine was
 shared with other work, so that seconds are rough, those of first seeds above all.
+Not all methods were measured on all problems.
 """
 
 
