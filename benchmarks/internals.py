@@ -15,12 +15,21 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep import OneStep
 from numpyro_onestep.flow.parareal import parareal
+from numpyro_onestep.given_draws.unconstrained import given_values
 from numpyro_onestep.importance.resampling import resample
 from numpyro_onestep.initialise.best_fit import fit_preconditioner
 from numpyro_onestep.multimodal.tempered_smc import explore
 from numpyro_onestep.target import model_target
+from numpyro_onestep.target.evaluation import energies
 
-__all__ = ["refined_draws", "resample", "tempered_particles", "unconstrained", "weights_by_traces"]
+__all__ = [
+    "refined_draws",
+    "resample",
+    "tempered_particles",
+    "unconstrained",
+    "unconstrained_draws",
+    "weights_by_traces",
+]
 
 
 def unconstrained(model: Callable, args: tuple, rng_key) -> tuple[Any, Any]:
@@ -30,6 +39,15 @@ def unconstrained(model: Callable, args: tuple, rng_key) -> tuple[Any, Any]:
     """
     _, potential, start = model_target(rng_key, model, args, {}, None, init_to_uniform)
     return potential, start
+
+
+def unconstrained_draws(model: Callable, args: tuple, draws: dict, rng_key) -> tuple[Any, Any]:
+    """Draws of a model's sites as vectors (draw, coordinate) of R^d, and their log densities."""
+    potential, _ = unconstrained(model, args, rng_key)
+    values = given_values(rng_key, model, args, {}, draws, init_to_uniform)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(values)]
+    x = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+    return x, -energies(potential, x)
 
 
 def tempered_particles(model: Callable, args: tuple, rng_key, num: int) -> tuple[dict, float]:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import jax
@@ -27,6 +26,8 @@ from numpyro_onestep.corrections.none import NoCorrection
 from numpyro_onestep.diagnostics import report
 from numpyro_onestep.diagnostics.doubts import folds, is_good
 from numpyro_onestep.flow import FlowDistribution, PreconditionedPotential
+from numpyro_onestep.given_draws.agreement import compared
+from numpyro_onestep.given_draws.fit import Given, fit_of_draws
 from numpyro_onestep.importance import pool as pools
 from numpyro_onestep.importance.evidence import mean_energy, weigh
 from numpyro_onestep.importance.psis import import_ahead
@@ -55,8 +56,6 @@ from numpyro_onestep.warm_start import fit_of_earlier
 # For a dense map it is the second number while Pareto k may be above its limit.  After a structured
 # map, with its many dimensions, another one takes long.
 _ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
-# Further starts, beside the first, from which the fit of the preconditioner descends.
-_MOST_OTHER_STARTS = 3
 # Mass of the modes that the draws do not reach, over the mass that they do reach.  Above this the
 # run was in the wrong place, and is made again from the heaviest of these modes.
 _ELSEWHERE = 100.0
@@ -76,6 +75,7 @@ class Inference:
             it.
         previous: an earlier run, whose flow the training begins with where it can.
         journal: the record of the steps, from which a run that was ended goes on.
+        given: draws of the posterior, which a dense map starts from, in place of `previous`.
     """
 
     def __init__(
@@ -86,9 +86,10 @@ class Inference:
         keep: Callable[[Trained], None],
         previous: Trained | None = None,
         journal: Journal | None = None,
+        given: Given | None = None,
     ):
         self.settings, self.correction, self.keep = settings, correction, keep
-        self.previous = previous
+        self.previous, self.given = previous, given
         self.journal = Journal() if journal is None else journal
         self.rng_key = rng_key
         self.clock = Stopwatch()
@@ -110,6 +111,8 @@ class Inference:
             result = max((warm, self._from(trace, init_params)), key=_quality)
         missed = result.missed
         if missed is None or missed.odds <= _ELSEWHERE or result.training.interrupted:
+            return result
+        if self.given is not None:  # they are not there, and the warning says so
             return result
         there = result.problem.target.unravelled(missed.where)
         self.rng_key = stream(self.rng_key, "elsewhere")
@@ -245,7 +248,7 @@ class Inference:
         settings, potential, start = self.settings, problem.potential, problem.start
         key = self.rng_key
         if structure is None:
-            if start.size > limits.BATCH_AND_MATCH:
+            if self.given is not None or start.size > limits.BATCH_AND_MATCH:
                 return  # the type of the preconditioner is not known yet
             best_fit.compile_ahead(potential, start, key)
             if settings.draws.multimodal:
@@ -273,10 +276,10 @@ class Inference:
                 found = starts.structured_fit(problem, structure, settings, self._dtype, key)
                 if found is not None:
                     return found
-            target, potential, dtype = problem.target, problem.potential, problem.start.dtype
-            others = target.other_starts(self.rng_key, potential, _MOST_OTHER_STARTS, dtype)
-            points: Any = (np.asarray(start, dtype) for start in chain([problem.start], others))
-            return best_fit.best_fit(potential, points, self._key("base"))
+            if self.given is not None:
+                settings, key = self.settings, self._key("given draws")
+                return fit_of_draws(self.given, problem, settings, self._dtype, key)
+            return starts.gaussian_fit(problem, self.rng_key)
 
     def _explored(self, problem: Problem, fit: Fit) -> Fit:
         """A mixture fitted to the particles of tempered SMC; the same fit where that fails."""
@@ -358,7 +361,10 @@ class Inference:
             mean, batch_size = mean_energy(weighted.weighted, len(x)), losses.batch_size
             found = look_over(*of_flow, *of_target, x, mean, self.rng_key, batch_size)
             samples = jax.block_until_ready(problem.constrain(x))
+            pool, flow, key = weighted.weighted, weighted.distribution, self._key("agreement")
+            agreement = compared(self.given, pool, flow, problem.potential, x, key)
         found = {"corrected": corrected, "samples": samples, **found._asdict()}
+        found["agreement"] = agreement
         drawn = extended(Drawn, weighted, **found, seconds=dict(self.clock.seconds))
         return extended(Result, drawn, messages=report.check(drawn))
 

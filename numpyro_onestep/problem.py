@@ -157,14 +157,21 @@ def problem_of_model(
     Raises:
         ValueError: as `model_target`.
     """
+    return with_own_arguments(
+        lambda own, named: Problem(*model_target(rng_key, model, own, named, start, init_strategy)),
+        args,
+        kwargs,
+    )
+
+
+def with_own_arguments(make: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """What `make(args, kwargs)` returns for copies of a model's arguments."""
     try:
-        own, named = own_arguments(args, kwargs)
-        return Problem(*model_target(rng_key, model, own, named, start, init_strategy))
+        return make(*own_arguments(args, kwargs))
     except jax.errors.TracerArrayConversionError:
         # Where a support depends on a site, NumPyro checks NumPy arrays with NumPy, which fails
         # while the model is traced; JAX arrays pass.
-        own, named = _own(jnp.asarray, args, kwargs)
-        return Problem(*model_target(rng_key, model, own, named, start, init_strategy))
+        return make(*_own(jnp.asarray, args, kwargs))
 
 
 def problem_of_function(potential_fn: Any, args: tuple, kwargs: dict, start: PyTree) -> Problem:

@@ -5,7 +5,7 @@ attributes of the class before it and adds those of one step.  A run that is int
 the class of the last step that it has finished.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import jax
@@ -17,6 +17,7 @@ from numpyro_onestep.checks.coverage import Missed
 from numpyro_onestep.checks.line_scan import Scan
 from numpyro_onestep.corrections import Corrected
 from numpyro_onestep.flow import FlowDistribution, PreconditionedPotential
+from numpyro_onestep.given_draws.agreement import Agreement
 from numpyro_onestep.importance.evidence import Evidence, WeightedPool
 from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.initialise.best_fit import Fit
@@ -101,6 +102,7 @@ class Drawn(Weighted):
         missed: modes that the draws do not reach; None where none was found.
         num_unexplained: coordinates with an interaction, at the draws, that the structure of the
             map leaves out.
+        agreement: what draws given to `distil` and these say about each other; None after `run`.
     """
 
     corrected: Corrected
@@ -108,6 +110,7 @@ class Drawn(Weighted):
     scan: Scan | None
     missed: Missed | None
     num_unexplained: int
+    agreement: Agreement | None = field(default=None, kw_only=True)
 
     @property
     def num_chains(self) -> int:
@@ -158,6 +161,7 @@ class Result(Drawn):
         missed: modes that the draws do not reach; None where none was found.
         num_unexplained: coordinates with an interaction, at the draws, that the structure of the
             map leaves out.
+        agreement: what draws given to `distil` and these say about each other; None after `run`.
         seconds: wall time of each part of the run in seconds, compilation included.
     """
 

@@ -14,6 +14,8 @@ from numpyro_onestep.checkpoint.files import Files
 from numpyro_onestep.checkpoint.journal import Journal
 from numpyro_onestep.corrections import correction_of
 from numpyro_onestep.diagnostics import report
+from numpyro_onestep.given_draws.fit import Given
+from numpyro_onestep.given_draws.unconstrained import given_values
 from numpyro_onestep.importance.interval import EvidenceInterval, evidence_interval
 from numpyro_onestep.inference import Inference
 from numpyro_onestep.problem import Problem, problem_of_function, problem_of_model
@@ -127,6 +129,16 @@ class OneStep(StepBudgets):
         """
         del extra_fields
         refuse_transformations((rng_key, args, kwargs, init_params))
+        with numerics():
+            key, earlier = as_key(rng_key), self._last if self.warm_start else None
+            if self._checkpoints is not None:
+                earlier = self._checkpoints.earlier(earlier)
+            journal = Journal(self._checkpoints)
+            self._infer(key, args, kwargs, init_params, previous=earlier, journal=journal)
+        report.warn(self.result.messages, stacklevel=2)
+
+    def _infer(self, key: PRNGKeyArray, args: tuple, kwargs: dict, start: PyTree, **more: Any):
+        """Run the inference from a start, and keep what it finds."""
 
         def trace(key: PRNGKeyArray, start: PyTree) -> Problem:
             if self.potential_fn is not None:
@@ -136,14 +148,70 @@ class OneStep(StepBudgets):
         def keep(trained: Trained) -> None:
             self._last = trained
 
+        inference = Inference(self.settings, self._correction, key, keep, **more)
+        self._last = inference.run(trace, start)
+
+    def distil(
+        self,
+        rng_key: PRNGKeyArray,
+        draws: PyTree,
+        *args: Any,
+        num_denoising_steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Distil posterior draws that are there already into a one-step sampler with an evidence.
+
+        Use it where NUTS, SMC or nested sampling has drawn, and a log evidence, a density or more
+        draws are wanted.  Afterwards all that works after `run` works.  Training starts from a
+        Gaussian, from a flow trained on the noised draws where that is poor, or from a mixture
+        where they are in pieces, and goes on on the model's density (docs/distil.md).  The weights
+        are exact: log evidence and `get_samples` are those of the model, not of the draws.
+
+        Chains may be autocorrelated.  What the draws miss is missed here as well, unless the checks
+        find it.  `sampler.result.agreement` compares them with the sampler's own, and a warning
+        says where they disagree.  With `multimodal=True` modes are looked for as in `run`.  A
+        structured map, in many dimensions, takes its start and the comparison alone from the draws.
+
+        Args:
+            rng_key: a JAX random key.
+            draws: `{site: (n, *shape)}` on the sites' supports, as `mcmc.get_samples()` gives them,
+                in the order of the chains; sites that are not latent are left out. At least 50
+                draws, and 2 for each dimension. With `potential_fn`, a pytree of unconstrained
+                values whose leaves have an axis of draws first.
+            *args: the model's arguments, those of the draws.
+            num_denoising_steps: iterations of denoising regression and state consistency on the
+                draws, 0 for none. Default None: 400 where a Gaussian is a poor start.
+            **kwargs: the model's keyword arguments.
+
+        Raises:
+            TypeError: as `run`.
+            ValueError: a latent site is missing in the draws, a shape is wrong, a value is not a
+                number or outside of its support, there are too few draws, or the density is zero
+                at most of them; or as `run`.
+
+        Warns:
+            OneStepWarning: the result may be wrong, or the given draws disagree with it.
+
+        Example:
+            >>> import jax, numpyro, numpyro.distributions as dist
+            >>> from numpyro_onestep import OneStep
+            >>> def model(y):
+            ...     mu = numpyro.sample("mu", dist.Normal(0, 10))
+            ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+            >>> y = jax.numpy.array([1.0, 2.0, 3.0])
+            >>> draws = {"mu": 1.99 + 0.577 * jax.random.normal(jax.random.key(1), (1000,))}
+            >>> sampler = OneStep(model, num_samples=500, progress_bar=False)
+            >>> sampler.distil(jax.random.key(0), draws, y)
+            >>> round(sampler.log_evidence, 1)
+            -6.6
+        """
+        refuse_transformations((rng_key, draws, args, kwargs))
         with numerics():
-            key, earlier = as_key(rng_key), self._last if self.warm_start else None
-            if self._checkpoints is not None:
-                earlier = self._checkpoints.earlier(earlier)
-            journal = Journal(self._checkpoints)
-            inference = Inference(self.settings, self._correction, key, keep, earlier, journal)
-            self._last = result = inference.run(trace, init_params)
-        report.warn(result.messages, stacklevel=2)
+            key, strategy = as_key(rng_key), self.init_strategy
+            values = given_values(key, self.model, args, kwargs, draws, strategy)
+            given = Given.of(values, num_denoising_steps)
+            self._infer(key, args, kwargs, given.start, given=given)
+        report.warn(self.result.messages, stacklevel=2)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the last run to a file: draws, flow, evidence, settings, warnings, versions.

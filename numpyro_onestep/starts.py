@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from numpyro_onestep.flow import (
     uniform_grid,
 )
 from numpyro_onestep.flow.gaussian import GaussianPreconditioner
-from numpyro_onestep.initialise.best_fit import Fit
+from numpyro_onestep.initialise.best_fit import Fit, best_fit
 from numpyro_onestep.initialise.structured_fit import StructuredFit, fit_structured
 from numpyro_onestep.initialise.structured_start import map_of, placeholder, preconditioner_of
 from numpyro_onestep.problem import Problem
@@ -26,6 +27,9 @@ from numpyro_onestep.settings import FlowSettings, Settings
 from numpyro_onestep.structure.interactions import interactions
 from numpyro_onestep.structure.normality import is_normal_given_core
 from numpyro_onestep.structure.structure import Structure, structure_of
+
+# Further starts, beside the first, from which the fit of the preconditioner descends.
+_MOST_OTHER_STARTS = 3
 
 
 def dense_map(settings: FlowSettings, d: int, dtype: Any, rng_key: PRNGKeyArray) -> FlowMap:
@@ -67,6 +71,14 @@ def find_structure(
         return None
     key = stream(rng_key, "normality")
     return replace(structure, is_normal=is_normal_given_core(potential, structure, start, key))
+
+
+def gaussian_fit(problem: Problem, rng_key: PRNGKeyArray) -> Fit:
+    """The fit of a Gaussian preconditioner to a target, from its own start and from others."""
+    target, potential, dtype = problem.target, problem.potential, problem.start.dtype
+    others = target.other_starts(rng_key, potential, _MOST_OTHER_STARTS, dtype)
+    points: Any = (np.asarray(start, dtype) for start in chain([problem.start], others))
+    return best_fit(potential, points, stream(rng_key, "base"))
 
 
 def structured_fit(

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 FILE = re.compile(
     r"`((?:_util|target|structure|flow|optimise|mcmc|importance|initialise|multimodal|training"
-    r"|corrections|checks|diagnostics|integrations|storage)/[\w/]+\.py)`"
+    r"|corrections|checks|diagnostics|given_draws|integrations|storage)/[\w/]+\.py)`"
 )
 
 

@@ -26,6 +26,7 @@ LAYERS = [
     "checks",
     "problem",
     "starts",
+    "given_draws",
     "result",
     "prediction",
     "prior",

@@ -3,6 +3,7 @@
 from benchmarks.suites.ablation import Ablation
 from benchmarks.suites.base import Suite
 from benchmarks.suites.corrections import Corrections
+from benchmarks.suites.distil import Distil
 from benchmarks.suites.held_out import HeldOut
 from benchmarks.suites.high_dimension import HighDimension
 from benchmarks.suites.import_time import ImportTime
@@ -28,6 +29,7 @@ SUITES: dict[str, Suite] = {
         Verdicts(),
         HighDimension(),
         Structure(),
+        Distil(),
         Ablation(),
         StepBudgets(),
         Refined(),

@@ -94,7 +94,7 @@ def find_missed(
     draws = draws[np.isfinite(draws).all(1)][: _NUM_REFERENCE + _NUM_JUDGED]
     if len(draws) < _FEWEST_DRAWS:
         return None
-    pool = _Cloud(draws, min(_NUM_JUDGED, len(draws) // 4))
+    pool = Cloud(draws, min(_NUM_JUDGED, len(draws) // 4))
     factor = np.asarray(gaussian.matrix(), np.float64)
     scales = factor, pool.factor
     starts = _starts(start, gaussian.loc, factor, stream(rng_key, "starts"))
@@ -226,7 +226,7 @@ def _energies(potential: PreconditionedPotential, x) -> Float[np.ndarray, " n"]:
     return energies(potential.unconstrained, x).astype(np.float64)
 
 
-class _Cloud:
+class Cloud:
     """Draws in coordinates in which their covariance is I, with their usual distance."""
 
     def __init__(self, draws: Float[np.ndarray, "n d"], num_judged: int):

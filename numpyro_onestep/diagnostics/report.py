@@ -9,6 +9,7 @@ first.
 import warnings
 
 from numpyro_onestep.corrections.base import Corrected
+from numpyro_onestep.diagnostics.disagreement import disagreements
 from numpyro_onestep.diagnostics.doubts import doubts, missed, missed_modes
 from numpyro_onestep.result import Drawn, Result
 from numpyro_onestep.settings import DrawSettings
@@ -34,6 +35,7 @@ def check(run: Drawn) -> tuple[str, ...]:
             "Training was interrupted; the draws come from the flow as it was then. Their weights "
             "are exact all the same. Call run() again to train to the end."
         )
+    messages += disagreements(run)
     flat = run.problem.flat
     if flat:
         shown = ", ".join(flat[:3]) + (f" and {len(flat) - 3} more" if len(flat) > 3 else "")
@@ -84,6 +86,9 @@ def summary(run: Result, settings: DrawSettings) -> str:
         ("draws", _draws_line(settings, run.num_flow_steps, run.corrected)),
         ("training", _training_line(run.training, run.seconds)),
     ]
+    if run.agreement is not None:
+        upper, error = run.agreement.upper, run.agreement.upper_std_error
+        rows.append(("upper estimate", f"{upper:.3f} +- {error:.3f} nats, by given draws"))
     if evidence.num_non_finite:
         rows.append(("left out", f"{evidence.num_non_finite} draws without a finite density"))
     lines = [f"{name:>16s}  {value}" for name, value in rows]
@@ -103,7 +108,8 @@ def _training_line(training: TrainingResult, seconds: dict[str, float]) -> str:
     """How training ended, and how long the run took."""
     total = sum(seconds.values())
     if not len(training.losses):
-        return f"none: the draws are those of the fitted mixture; {total:.1f} s in all"
+        what = "fitted mixture" if not training.from_gaussian else "fit it would start from"
+        return f"none: the draws are those of the {what}; {total:.1f} s in all"
     if training.interrupted:
         end = "interrupted"
     elif training.converged:

@@ -10,7 +10,7 @@ components as long as the log density of the other half rises.
 """
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def fit_mixture(potential: Potential, population: Population, rng_key: PRNGKeyAr
     preconditioner = GaussianPreconditioner(jnp.asarray(loc), jnp.diag(jnp.asarray(scale)))
     y = np.asarray((x - loc) / scale, np.float64)
     mixtures: list[AbstractBaseDistribution] = [
-        _normal_mixture(y[::2], y[1::2], x.dtype),
+        normal_mixture_of(y[::2], y[1::2], x.dtype),
         _product_mixture(y[::2], y[1::2], x.dtype),
     ]
     if 1 < len(modes.loc) <= _MOST_COMPONENTS:
@@ -66,21 +66,34 @@ def fit_mixture(potential: Potential, population: Population, rng_key: PRNGKeyAr
         mixtures.append(_mixture_of_modes(*at_modes, y, x.dtype))
     preconditioned = PreconditionedPotential(potential, preconditioner)
     fits = [
-        Fit(preconditioner, _elbo(preconditioned, mixture, rng_key), mixture)
+        Fit(preconditioner, mean_elbo(preconditioned, mixture, rng_key), mixture)
         for mixture in mixtures
     ]
     return max(fits, key=lambda fit: float(fit.elbo))
 
 
 @compiled
-def _elbo(
+def mean_elbo(
     potential: PreconditionedPotential, base: AbstractBaseDistribution, rng_key: PRNGKeyArray
 ) -> Float[Array, ""]:
+    """The ELBO of a base distribution without a flow, from many batches of draws (nats)."""
     keys = jr.split(rng_key, _ELBO_BATCHES)
     return jnp.mean(jax.lax.map(lambda key: base_elbo(potential, base, key), keys))
 
 
-def _normal_mixture(fitted, judged, dtype) -> NormalMixture:
+def normal_mixture_of(
+    fitted: Float[np.ndarray, "n d"], judged: Float[np.ndarray, "m d"], dtype: Any
+) -> NormalMixture:
+    """A mixture of Gaussians fitted to draws.
+
+    There are as many components as raise the log density of other draws, but no more than the
+    draws suffice for.
+
+    Args:
+        fitted: the draws that it is fitted to, in double precision.
+        judged: the draws by which the number of components is chosen.
+        dtype: type of the mixture's numbers.
+    """
     n, d = fitted.shape
     parameters = d * (d + 3) / 2
     most = int(np.clip(n / (_PARTICLES_PER_PARAMETER * parameters), 1, _MOST_COMPONENTS))

@@ -19,6 +19,7 @@ from numpyro_onestep.checks.coverage import Missed
 from numpyro_onestep.checks.line_scan import Scan
 from numpyro_onestep.corrections import Corrected
 from numpyro_onestep.flow import base_distribution, conditional, gaussian
+from numpyro_onestep.given_draws.agreement import Agreement
 from numpyro_onestep.importance.evidence import Evidence, WeightedPool
 from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.initialise.best_fit import Fit
@@ -35,6 +36,7 @@ from numpyro_onestep.training.stopping import Judgement
 _CLASSES: dict[str, Any] = {
     one.__name__: one
     for one in (
+        Agreement,
         Axes,
         base_distribution.NormalMixture,
         base_distribution.ProductMixture,
