@@ -361,11 +361,10 @@ class Inference:
             mean, batch_size = mean_energy(weighted.weighted, len(x)), losses.batch_size
             found = look_over(*of_flow, *of_target, x, mean, self.rng_key, batch_size)
             samples = jax.block_until_ready(problem.constrain(x))
-            pool, flow, key = weighted.weighted, weighted.distribution, self._key("agreement")
-            agreement = compared(self.given, pool, flow, problem.potential, x, key)
+            agreement = compared(self.given, *arguments, x, self._key("agreement"))
         found = {"corrected": corrected, "samples": samples, **found._asdict()}
-        found["agreement"] = agreement
-        drawn = extended(Drawn, weighted, **found, seconds=dict(self.clock.seconds))
+        found |= {"agreement": agreement, "seconds": dict(self.clock.seconds)}
+        drawn = extended(Drawn, weighted, **found)
         return extended(Result, drawn, messages=report.check(drawn))
 
     def _is_explorable(self, problem: Problem) -> bool:
