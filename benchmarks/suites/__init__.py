@@ -3,6 +3,7 @@
 from benchmarks.suites.ablation import Ablation
 from benchmarks.suites.base import Suite
 from benchmarks.suites.corrections import Corrections
+from benchmarks.suites.cost import Cost
 from benchmarks.suites.held_out import HeldOut
 from benchmarks.suites.high_dimension import HighDimension
 from benchmarks.suites.import_time import ImportTime
@@ -31,5 +32,6 @@ SUITES: dict[str, Suite] = {
         StepBudgets(),
         Resampling(),
         ImportTime(),
+        Cost(),
     )
 }
