@@ -1,6 +1,6 @@
 """An evidence from draws that NUTS has made: eight schools, whose log evidence is -31.31.
 
-    python -m examples.from_nuts
+python -m examples.from_nuts
 """
 
 import jax

@@ -3,6 +3,7 @@
 from benchmarks.suites.ablation import Ablation
 from benchmarks.suites.base import Suite
 from benchmarks.suites.corrections import Corrections
+from benchmarks.suites.cost import Cost
 from benchmarks.suites.distil import Distil
 from benchmarks.suites.held_out import HeldOut
 from benchmarks.suites.high_dimension import HighDimension
@@ -35,5 +36,6 @@ SUITES: dict[str, Suite] = {
         Refined(),
         Resampling(),
         ImportTime(),
+        Cost(),
     )
 }

@@ -15,6 +15,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
+from numpyro_onestep._util.persistent_cache import every_program_kept
+
 # A value is clipped at this many interquartile ranges from the median, which is about eight
 # standard deviations of a normal distribution.  Otherwise a few draws of a heavy tail would rule.
 _REACH = 6.0
@@ -22,10 +24,11 @@ _REACH = 6.0
 
 @contextmanager
 def numerics(double: bool = False) -> Iterator[None]:
-    """JAX's usual rules of promotion, and 64-bit types if asked for."""
+    """JAX's usual rules of promotion, 64-bit types if asked for, and a cache that keeps all."""
     with ExitStack() as stack:
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(every_program_kept())
         if double:
             stack.enter_context(jax.enable_x64(True))
         yield
