@@ -97,7 +97,7 @@ def explored(path):
 
 
 def chains(path):
-    return schools(path, correction="nuts", num_flow_steps=1)
+    return schools(path, correction="imh", num_flow_steps=1)
 
 
 @pytest.mark.parametrize(

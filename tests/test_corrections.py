@@ -159,7 +159,7 @@ def test_particle_gibbs_is_exact_where_one_step_is_poor():
         assert abs(values.mean() - exact) < 4 * error
 
 
-@pytest.mark.parametrize("is_learnt", [False, True])
+@pytest.mark.parametrize("is_learnt", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_sweep_of_particle_gibbs_leaves_the_posterior_as_it_is(is_learnt):
     # A random network, so that its map and its drift are not those of this posterior.
     flow = random_flow(2, jr.key(1), num_grid_steps=4, scale=0.01)

@@ -9,10 +9,15 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer.util import log_density
 
+from numpyro_onestep import density_head
+
 
 @pytest.fixture(scope="module")
 def head(schools):
-    return schools.fit_log_prob(jr.key(5))
+    # A fifth of the training, which leaves an error that is larger and has to be said as well.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(density_head, "_NUM_ITERATIONS", 400)
+        return schools.fit_log_prob(jr.key(5))
 
 
 def test_its_error_is_what_it_says(schools, head):
@@ -23,8 +28,8 @@ def test_its_error_is_what_it_says(schools, head):
     rms = float(np.sqrt(np.mean(errors**2)))
     assert 0.7 * head.error.rms < rms < 1.4 * head.error.rms
     assert 0.002 < 1 - np.mean(errors < head.error.quantile_99) < 0.03
-    # The correction that it has learnt is of 3.4 nats.
-    assert head.error.rms < 0.2
+    # The correction that it has learnt has a standard deviation of 3.4 nats.
+    assert head.error.rms < 0.5
 
 
 def test_the_exact_density_is_one_keyword_away(schools, head):
@@ -49,4 +54,4 @@ def test_it_stands_in_the_model_of_another_inference(schools, head):
     q, step = schools.get_posterior(), 0.02
     sides = x + step * jnp.concatenate([jnp.eye(10), -jnp.eye(10)])
     ahead, behind = jnp.split(q.log_prob(sides), 2)
-    np.testing.assert_allclose(gradient, (ahead - behind) / (2 * step), atol=1.0)
+    np.testing.assert_allclose(gradient, (ahead - behind) / (2 * step), atol=2.0)

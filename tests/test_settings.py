@@ -50,7 +50,7 @@ def test_an_attribute_by_its_old_name_is_told_the_new_one(old, new):
         ({"num_grid_steps": 12}, "power of two"),
         ({"num_flow_steps": 3}, "divisor of num_grid_steps=16"),
         ({"target_precision": "half"}, "'auto', 'single' or 'double'"),
-        ({"correction": "PSIS"}, "'nuts' or None"),
+        ({"correction": "PSIS"}, "'pgibbs' or None"),
         ({"correction": "nuts", "multimodal": True}, "modes they start in"),
         ({"correction": "imh", "num_samples": 102}, "multiple of 4"),
         ({"num_samples": 100, "pool_size": 50}, "no smaller than num_samples=100"),

@@ -190,10 +190,9 @@ def _beside_nuts(rows: list[Row], names: list[str]) -> str:
                 f"{time_of}": spread(ours, time_of, 1),
                 f"NUTS {time_of}": spread(nuts, time_of, 1),
             }
-            both = [
-                np.median([r[time_of] for r in some]) if some else np.nan for some in (ours, nuts)
-            ]
-            line[f"{time_of} / NUTS"] = f"{both[0] / both[1]:.2f}"
+            both = [np.median([r[time_of] for r in some]) for some in (ours, nuts) if some]
+            ratio = f"{both[0] / both[1]:.2f}" if len(both) == 2 else ""
+            line[f"{time_of} / NUTS"] = ratio
         line |= {"gap": spread(ours, "elbo_gap", 3), "Pareto k": spread(ours, "pareto_k", 2)}
         line |= {"ESS": spread(ours, "ess", 2), "mean": spread(ours, "mean_error", 3)}
         line["log sd"] = spread(ours, "log_sd_error", 3)
