@@ -20,6 +20,7 @@ def head(schools):
         return schools.fit_log_prob(jr.key(5))
 
 
+@pytest.mark.slow
 def test_its_error_is_what_it_says(schools, head):
     x, exact = schools.get_posterior().sample_and_log_prob(jr.key(1), (4000,))
     errors = np.abs(np.asarray(head.log_prob(x) - exact))
@@ -32,6 +33,7 @@ def test_its_error_is_what_it_says(schools, head):
     assert head.error.rms < 0.5
 
 
+@pytest.mark.slow
 def test_the_exact_density_is_one_keyword_away(schools, head):
     x = jnp.asarray(schools.get_pool().x[:5])
     exact = schools.get_posterior().log_prob(x)
@@ -40,6 +42,7 @@ def test_the_exact_density_is_one_keyword_away(schools, head):
     assert not np.array_equal(head.log_prob(x), exact)
 
 
+@pytest.mark.slow
 def test_it_stands_in_the_model_of_another_inference(schools, head):
     def model():
         x = numpyro.sample("x", dist.Normal(0, 1).expand([10]).to_event(1))

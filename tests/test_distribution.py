@@ -70,6 +70,7 @@ def test_the_density_integrates_to_one(x64):
     assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [1, 4])
 def test_the_density_can_be_differentiated_in_the_point_and_in_the_parameters(x64, num_steps):
     q = bent(num_steps, scale=0.1)

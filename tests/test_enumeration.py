@@ -181,6 +181,7 @@ def test_states_of_a_chain_have_their_exact_joint_distribution():
     assert abs(float(other)) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_first_state_that_is_drawn_before_the_chain():
     y = SERIES[:, 0]
     sampler = OneStep(markov_from_a_drawn_state, progress_bar=False)

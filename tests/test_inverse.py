@@ -42,6 +42,7 @@ def folding_flow(dim):
     return eqx.tree_at(parts, flow, zeros)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 5], ids=["dense", "thin"])
 def test_a_point_out_of_reach_is_said_to_be_so(dim):
     flow = folding_flow(dim)
@@ -69,6 +70,7 @@ def test_a_point_out_of_reach_is_said_to_be_so(dim):
         np.testing.assert_allclose(error[found], 0, atol=0.0004 * (1 + value))
 
 
+@pytest.mark.slow
 def test_a_point_that_two_lead_to_comes_back_to_the_one_nearby(x64):
     flow = folding_flow(1)
     for z in (-4.0, -1.5, 0.5, 3.0):  # it folds at -0.5 or so

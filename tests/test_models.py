@@ -47,6 +47,7 @@ SUPPORTS = {
 }
 
 
+@pytest.mark.slow
 def test_every_kind_of_support_in_one_model():
     def model():
         for name, prior in SUPPORTS.items():

@@ -73,6 +73,7 @@ def test_the_evidence_is_known_from_both_sides(nine):
     assert interval.upper - interval.lower < 0.2
 
 
+@pytest.mark.slow
 def test_a_product_of_wells_is_covered():
     sampler = OneStep(potential_fn=many_wells, multimodal=True, progress_bar=False)
     with warnings.catch_warnings():
@@ -93,6 +94,7 @@ def sign_ambiguity(x, y):
     numpyro.sample("y", dist.Normal(a * b * x, 0.5), obs=y)
 
 
+@pytest.mark.slow
 def test_a_model_with_two_signs():
     x = jnp.linspace(-1, 1, 30)
     y = 3.0 * x
@@ -135,6 +137,7 @@ def test_modes_narrower_than_the_rest_are_looked_for():
         assert len(set(nearest)) == 9
 
 
+@pytest.mark.slow
 def test_rare_modes_hundreds_of_widths_apart():
     """No grid of them: a product of mixtures would have a fourth, where the target has nothing."""
     loc = jnp.array([[0.0, 0.0], [1000.0, 0.0], [0.0, -500.0]])
@@ -149,6 +152,7 @@ def test_rare_modes_hundreds_of_widths_apart():
     np.testing.assert_allclose(shares, 0.05, atol=5 * np.sqrt(2 * 0.05 * 0.95 / 4000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "scales"), [(2, (0.1, 100.0)), (10, (0.3, 3.0))])
 def test_a_narrow_mode_inside_a_wide_one(d, scales):
     """Every descent near the middle ends in the narrow one, and half the mass is elsewhere.

@@ -44,6 +44,7 @@ SHORT = {"max_steps": 200, "width": 16}
 MEAN_ERROR, SCALE_ERROR = 0.08, 0.1
 
 
+@pytest.mark.slow
 def test_a_support_that_ends_at_a_parameter():
     y = np.random.default_rng(0).uniform(0, 3, 12)
 
@@ -65,6 +66,7 @@ def test_a_support_that_ends_at_a_parameter():
     assert sampler.messages == []
 
 
+@pytest.mark.slow
 def test_a_factor_of_minus_infinity_at_a_boundary():
     def model():
         x = numpyro.sample("x", dist.Uniform(0.0, 1.0))
@@ -78,6 +80,7 @@ def test_a_factor_of_minus_infinity_at_a_boundary():
     assert sampler.messages == []
 
 
+@pytest.mark.slow
 def test_a_change_point():
     y = np.concatenate([np.zeros(10), np.full(12, 1.5)]) + np.random.default_rng(3).normal(size=22)
 
@@ -180,6 +183,7 @@ def test_missing_values_given_by_a_mask():
     assert abs(sampler.log_evidence - float(exact)) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concentration", [0.0, 3.0])
 @pytest.mark.parametrize("multimodal", [False, True])
 def test_an_angle_on_the_whole_line(concentration, multimodal):

@@ -80,6 +80,7 @@ def test_values_whose_floats_are_too_far_apart(given):
     assert mu.mean() == pytest.approx(y.mean(), abs=0.05)  # the data are in single precision
 
 
+@pytest.mark.slow
 def test_a_start_a_million_away_and_an_unknown_spread():
     y = 1e6 + np.random.default_rng(0).normal(0, 10, 50)
 

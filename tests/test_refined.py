@@ -48,6 +48,7 @@ def test_parareal_is_the_serial_map(num_steps, x64):
         assert near.num_evaluations.min() <= allowed[1] < num_steps
 
 
+@pytest.mark.slow
 def test_refined_samples_are_those_of_the_steps_one_after_the_other(distilled):
     one = distilled.sample(jr.key(1), 500)
     serial = distilled.sample(jr.key(1), 500, 16)
@@ -58,6 +59,7 @@ def test_refined_samples_are_those_of_the_steps_one_after_the_other(distilled):
     np.testing.assert_array_equal(one, distilled.sample(jr.key(1), 500, 1))
 
 
+@pytest.mark.slow
 def test_the_one_step_defect_is_the_distance_of_two_maps(distilled):
     pool, posterior = distilled.get_pool(), distilled.get_posterior()
     whiten = jax.vmap(posterior.preconditioner.whiten)
@@ -67,6 +69,7 @@ def test_the_one_step_defect_is_the_distance_of_two_maps(distilled):
     np.testing.assert_array_equal(distilled.one_step_defect(1), 0.0)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_refined_says_so(distilled, schools):
     with pytest.raises(ValueError, match="must divide"):
         distilled.sample(jr.key(0), 10, 3)

@@ -154,6 +154,7 @@ def test_a_hierarchy_is_right_not_centred(of_groups):
     assert str(sampler.structure) == f"2 globals, {GROUPS} blocks of 1"
 
 
+@pytest.mark.slow
 def test_a_series_is_right(of_series):
     sampler = run(local_level, series_data())
     check(sampler, of_series)

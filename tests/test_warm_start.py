@@ -38,6 +38,7 @@ def warm(first, *others):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [Y + 0.3, Y + 200.0, np.append(Y, [0.3, 2.0])],
