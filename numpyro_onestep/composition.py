@@ -31,8 +31,8 @@ class Composed(Readings):
     def as_prior(self, name: str = "flow") -> FlowPrior:
         """The trained flow as a prior: call it inside of a later model for the sites' values.
 
-        `values = prior()` is `{site: value}` for every latent site of this model, on its support,
-        and records each of them as a deterministic site, which
+        `values = prior()` is `{site: value}` for every continuous latent site, on its support, and
+        records each of them as a deterministic site, which
         `print_summary(exclude_deterministic=False)` shows.  The later model's own latent site is
         the base draw z, `<name>.z`, whose image is the values: one evaluation of the map and no
         inverse, and the values have exactly the flow's density.

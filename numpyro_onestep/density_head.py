@@ -30,7 +30,10 @@ _NUM_TESTED = 10_000  # draws on which the error is measured
 
 
 class HeadError(NamedTuple):
-    """How far the head is from the exact log density, on 10,000 draws of the flow (nats)."""
+    """How far the head is from the exact log density, on 10,000 draws of the flow (nats).
+
+    Draws at which the map folds have no known density and are left out.
+    """
 
     rms: float  # root of the mean square
     quantile_99: float  # 99 in 100 draws are nearer
@@ -92,6 +95,7 @@ def fit_head(distribution: FlowDistribution, rng_key: PRNGKeyArray) -> LogProbHe
     untrained = LogProbHead(distribution, network, *zeros, HeadError(np.inf, np.inf, np.inf))
     trained = _train(untrained, stream(rng_key, "training of the head"))
     errors = np.abs(np.asarray(_errors(trained, stream(rng_key, "error of the head"))))
+    errors = errors[~np.isnan(errors)] if np.isfinite(errors).any() else np.array([np.inf])
     measured = HeadError(
         float(np.sqrt(np.mean(errors**2))), float(np.quantile(errors, 0.99)), float(errors.max())
     )
@@ -111,15 +115,15 @@ def _correction(head: LogProbHead, y: Float[Array, " d"]) -> Float[Array, ""]:
     return head.network(features) + y @ head.quadratic @ y + y @ head.linear
 
 
-def _miss(head: LogProbHead, z: Float[Array, " d"]) -> Float[Array, ""]:
-    """The head's error at the image of a base draw (nats); zero where the density is no number."""
+def _miss(head: LogProbHead, z: Float[Array, " d"], unknown: float = 0.0) -> Float[Array, ""]:
+    """The head's error at the image of a base draw (nats); `unknown` where the density is so."""
     distribution = head.distribution
     image = distribution.transform.image(z)
     y = distribution.preconditioner.whiten(image.x)
     exact = distribution.log_prob_at(z, image) - _plain(distribution, y)
     fine = jnp.isfinite(exact) & (image.sign > 0)
     miss = _correction(head, jnp.where(fine, y, 0.0)) - jnp.where(fine, exact, 0.0)
-    return jnp.where(fine, miss, 0.0)
+    return jnp.where(fine, miss, unknown)
 
 
 @compiled
@@ -160,4 +164,4 @@ def _train(head: LogProbHead, rng_key: PRNGKeyArray) -> LogProbHead:
 @compiled
 def _errors(head: LogProbHead, rng_key: PRNGKeyArray) -> Float[Array, " n"]:
     z = head.distribution.sample_base(rng_key, _NUM_TESTED)
-    return map_in_batches(lambda one: _miss(head, one), z)
+    return map_in_batches(lambda one: _miss(head, one, jnp.nan), z)

@@ -16,7 +16,7 @@ from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.problem import Problem
 from numpyro_onestep.target import ModelTarget
-from numpyro_onestep.target.discrete_draws import draw_discrete
+from numpyro_onestep.target.discrete_draws import draw_discrete, without_density_of_new_sites
 from numpyro_onestep.target.enumeration import enumerated
 from numpyro_onestep.target.model_trace import inspect_model
 from numpyro_onestep.target.traced import TracedFunction, trace
@@ -79,10 +79,12 @@ def discrete_draws(
     sites, _ = inspect_model(rng_key, model, args, kwargs, init_to_uniform)
     leaves, tree = jax.tree.flatten(latents)
 
+    weighed = without_density_of_new_sites(model, set(latents), sites)
+
     def one(key_data, *row):
         key = jr.wrap_key_data(key_data, impl=jr.key_impl(rng_key))
         values = jax.tree.unflatten(tree, row)
-        known = handlers.substitute(handlers.seed(model, key), data=values)
+        known = handlers.substitute(handlers.seed(weighed, key), data=values)
         return draw_discrete(known, args, kwargs, sites, stream(key, "states"))
 
     rows = (jr.key_data(jr.split(rng_key, len(leaves[0]))), *leaves)

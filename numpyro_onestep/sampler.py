@@ -45,7 +45,8 @@ class OneStep(StepBudgets):
             trains, and at the end of each step. The same `run`, called again after it was ended at
             any moment, goes on from there and ends in the same bits; called again after it has
             ended, it returns the result from the file. A second `run` of the same sampler has the
-            file `<checkpoint>.2`, and so on. The file holds no data and no code. Default None.
+            file `<checkpoint>.2`, and so on. The file holds no data and no code. `distil` writes
+            none. Default None.
         **settings: see `Settings` for each name, its meaning and default.
 
     Raises:
@@ -175,9 +176,9 @@ class OneStep(StepBudgets):
         Args:
             rng_key: a JAX random key.
             draws: `{site: (n, *shape)}` on the sites' supports, as `mcmc.get_samples()` gives them,
-                in the order of the chains; sites that are not latent are left out. At least 50
-                draws, and 2 for each dimension. With `potential_fn`, a pytree of unconstrained
-                values whose leaves have an axis of draws first.
+                in the order of the chains; sites that are not continuous and latent are left out.
+                At least 50 draws, and 2 for each dimension. With `potential_fn`, a pytree of
+                unconstrained values whose leaves have an axis of draws first.
             *args: the model's arguments, those of the draws.
             num_denoising_steps: iterations of denoising regression and state consistency on the
                 draws, 0 for none. Default None: 400 where a Gaussian is a poor start.

@@ -15,6 +15,7 @@ from jax.scipy.special import logsumexp
 from numpyro.contrib.control_flow import scan
 
 from numpyro_onestep import OneStep
+from numpyro_onestep.prediction import discrete_draws
 from numpyro_onestep.target import enumeration
 from tests.conftest import QUICK
 
@@ -225,6 +226,89 @@ def test_sites_that_cannot_be_summed_out_are_refused_by_name():
         numpyro.sample("end", dist.Normal(last, 1), obs=1.0)
 
     refused(used_after_the_chain, "outside of the plate or of the scan", jnp.ones(3))
+
+
+def noisy(y=None, num=3):
+    """A label whose two kinds of rows differ in their noise a hundredfold."""
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("n", num):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(mu, jnp.array([0.1, 10.0])[z]), obs=y)
+
+
+def noisy_states(y=None, num=3):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+
+    def step(before, y_now):
+        z = numpyro.sample("z", dist.Bernoulli(jnp.where(before == 1, 0.8, 0.3)))
+        numpyro.sample("y", dist.Normal(mu, jnp.array([0.1, 10.0])[z]), obs=y_now)
+        return z, None
+
+    scan(step, 0, y, length=num)
+
+
+@pytest.mark.parametrize(
+    ("model", "chances"), [(noisy, [0.3, 0.3, 0.3]), (noisy_states, [0.3, 0.45, 0.525])]
+)
+def test_without_data_labels_are_those_of_their_prior(model, chances):
+    latents = {"mu": np.zeros(4000, np.float32)}
+    drawn = discrete_draws(model, latents, jr.key(0), (), {"num": 3})["z"]
+    error = np.mean(np.asarray(drawn, float), axis=0) - chances
+    assert np.all(np.abs(error) < 4.5 * 0.5 / 4000**0.5)
+
+
+def test_a_label_of_several_observations_is_not_summed_out_of_each():
+    def pairs(y, w):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("n", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+            numpyro.sample("y", dist.Normal(mu + 3 * z, 1), obs=y)
+            numpyro.sample("w", dist.Normal(-3 * z, 1), obs=w)
+
+    sampler = OneStep(pairs, **QUICK)
+    sampler.run(jr.key(0), Y[:5], -Y[:5])
+    draws = sampler.get_samples()
+    found = sampler.to_inference_data()["log_likelihood"]
+    at_label = dist.Normal(draws["mu"][:, None] + 3 * draws["z"], 1).log_prob(Y[:5])
+    np.testing.assert_allclose(np.asarray(found["y"]).reshape(at_label.shape), at_label, atol=1e-4)
+    with pytest.raises(ValueError, match="drawn values of the discrete sites"):
+        sampler.refits(jr.key(0), site="y")
+
+
+def test_what_numpyro_would_sum_in_a_wrong_way_is_refused():
+    def backwards(y):
+        shift = numpyro.sample("shift", dist.Normal(0, 1))
+
+        def step(before, y_now):
+            state = numpyro.sample("state", dist.Bernoulli(jnp.where(before == 1, 0.8, 0.3)))
+            numpyro.sample("y", dist.Normal(state + shift, 1), obs=y_now)
+            return state, None
+
+        scan(step, 0, y, reverse=True)
+
+    refused(backwards, "reverse=True", jnp.ones(3))
+
+    def scaled(y):
+        share = numpyro.sample("share", dist.Beta(2, 2))
+        with numpyro.plate("n", len(y)), numpyro.handlers.scale(scale=2.0):
+            z = numpyro.sample("z", dist.Bernoulli(share))
+            numpyro.sample("y", dist.Normal(z, 1), obs=y)
+
+    refused(scaled, "'z' is scaled", jnp.ones(3))
+
+    def observed_without_plate(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        numpyro.sample("y", dist.Normal(mu + 2 * z, 1), obs=y)
+
+    refused(observed_without_plate, "'y' has one that is in none", jnp.ones(2))
+
+    def support_of_a_label(y):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        x = numpyro.sample("x", dist.Uniform(0, 1.0 + z))
+        numpyro.sample("y", dist.Normal(x, 1), obs=y)
+
+    refused(support_of_a_label, "z cannot be summed out.*no support may depend", 0.5)
 
 
 def test_without_funsor_the_error_names_it(monkeypatch):

@@ -67,7 +67,7 @@ class _Masked:
     def __init__(self, model: Callable, site: str):
         self.model, self.site = model, site
 
-    def __call__(self, keep: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, keep: Any, /, *args: Any, **kwargs: Any) -> Any:
         with _LeaveOut(self.site, keep):
             return self.model(*args, **kwargs)
 
@@ -92,7 +92,8 @@ class Refits(arviz().SamplingWrapper):
     Raises:
         RuntimeError: the sampler has not run.
         ValueError: it has a `potential_fn`, no observed site, several of them and no `site`, or one
-            that is a single number; or `select` with discrete latent sites.
+            that is a single number; or discrete latent sites with `select`, or on which several
+            observations depend.
     """
 
     def __init__(
@@ -115,7 +116,15 @@ class Refits(arviz().SamplingWrapper):
         self.shape = found[self.site].shape[1:]
         if len(self.shape) == 0:
             raise ValueError(f"The site {self.site!r} is one observation: no data would remain.")
-        if select is not None and enumerated(result.problem.target.sites):
+        target: Any = result.problem.target
+        has_labels = bool(enumerated(target.sites))
+        if has_labels and target.needs_drawn_values(self.site):
+            raise ValueError(
+                f"The log likelihood of {self.site!r} is known at drawn values of the discrete "
+                "sites only, which were drawn with the observations that a refit leaves out. Sum "
+                "these sites out by hand (numpyro.distributions.MixtureSameFamily, numpyro.factor)."
+            )
+        if select is not None and has_labels:
             raise ValueError(
                 "The model has discrete latent sites, and a refit would draw those of other rows: "
                 "leave select= out, and the likelihood is masked."

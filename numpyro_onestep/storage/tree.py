@@ -116,9 +116,13 @@ def decoded(tree: Any, arrays: list[np.ndarray]) -> Any:
         return tree
     if set(tree) == {"class", "fields"}:
         one = _CLASSES.get(tree["class"])
-        if one is None or set(tree["fields"]) != set(_fields(one)):
+        # An earlier version has not written fields that were added since with a default.
+        defaults = {} if one is None else _defaults(one)
+        written, known = set(tree["fields"]), set() if one is None else set(_fields(one))
+        if one is None or not known - set(defaults) <= written <= known:
             raise ValueError(f"it holds a {tree['class']} that this version does not know")
         fields = {key: decoded(value, arrays) for key, value in tree["fields"].items()}
+        fields = {key: defaults[key] for key in _fields(one) if key not in fields} | fields
         if hasattr(one, "_fields"):
             return tuple.__new__(one, [fields[key] for key in one._fields])
         new = object.__new__(one)
@@ -148,3 +152,11 @@ def _fields(one: Any) -> tuple[str, ...]:
         return one._fields
     names = (field.name for field in dataclasses.fields(one))
     return tuple(name for name in names if name != "problem")
+
+
+def _defaults(one: Any) -> dict[str, Any]:
+    """The fields that have default values."""
+    if hasattr(one, "_fields"):
+        return dict(one._field_defaults)
+    fields = dataclasses.fields(one)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}

@@ -16,6 +16,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from numpyro import handlers
+from numpyro.primitives import Messenger
 
 from numpyro_onestep.target.enumeration import (
     PREVIOUS,
@@ -73,6 +74,30 @@ def draw_discrete(
     shapes = {name: jnp.shape(plain[name]["value"]) for name in states}
     found = packed_trace(given, args, kwargs, sites)
     return known | _draw_states(found, shapes, jr.fold_in(rng_key, len(known)))
+
+
+class without_density_of_new_sites(Messenger):  # noqa: N801 (NumPyro's handlers have such names)
+    """Leave the densities of sites without a value out of a model.
+
+    Where data are not given, an observed site becomes a latent one, and is drawn.  Its density at
+    what was drawn says nothing of the labels.
+
+    Args:
+        fn: the model.
+        known: the sites that have values.
+        sites: all sites; the discrete ones keep their densities.
+    """
+
+    def __init__(self, fn: Callable, known: set[str], sites: list[Site]):
+        super().__init__(fn)
+        self.kept = known | {site.name for site in enumerated(sites)}
+
+    def process_message(self, msg: dict) -> None:
+        """Mask the distribution of a new site."""
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        if msg["name"].replace(PREVIOUS, "") not in self.kept:
+            msg["fn"] = msg["fn"].mask(False)
 
 
 def _draw_without_scan(model, args, kwargs, sites, rng_key) -> dict[str, Array]:

@@ -10,8 +10,11 @@ from importlib import import_module
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 from numpyro.infer.util import potential_energy
+from numpyro.primitives import Messenger
 
 from numpyro_onestep.target.model_trace import Site
 
@@ -59,8 +62,21 @@ def summed_out(model: Callable, sites: Iterable[Site]) -> Callable:
         model: the model, with random keys for its sites.
         sites: all of its sites.
     """
-    handlers = handlers_of_funsor()
+    handlers, sites = handlers_of_funsor(), list(sites)
+    if any(site.axes.num_loop_axes for site in enumerated(sites)):
+        model = _without_reverse(model)
     return handlers.enum(handlers.config_enumerate(model), first_free_dim(sites))
+
+
+class _without_reverse(Messenger):  # noqa: N801 (NumPyro's handlers have such names)
+    """Refuse a scan that goes back in time, whose steps NumPyro would sum in a wrong order."""
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "control_flow" and len(msg["args"]) == 5 and msg["args"][4]:
+            raise ValueError(
+                "The discrete states of a scan with reverse=True cannot be summed out: turn the "
+                "data round (y[::-1]), and let the scan go forwards."
+            )
 
 
 def summed_energy(
@@ -77,14 +93,20 @@ def summed_energy(
     """
     try:
         energy = potential_energy(summed_out(model, sites), args, kwargs, values, enum=True)
-    except ValueError as error:
-        if "joint log density is a scalar" not in str(error):
+    except (TypeError, ValueError) as error:
+        if "reverse=True" in str(error):
             raise
         names = ", ".join(site.name for site in enumerated(sites))
+        why = f"NumPyro raises {type(error).__name__}: {error}"
+        if "joint log density is a scalar" in str(error):
+            why = (
+                "some site uses one of them outside of the plate or of the scan that it belongs to"
+            )
         raise ValueError(
-            f"The discrete latent sites {names} cannot be summed out: some site uses one of them "
-            "outside of the plate or of the scan that it belongs to. Move that site into the plate "
-            "or scan, or sum out by hand, with numpyro.factor for the log likelihood."
+            f"The discrete latent sites {names} cannot be summed out: {why}. Every batch axis has "
+            "to be in a plate, a discrete value has to be used inside of its own plate or scan, "
+            "and no shape and no support may depend on it. Or sum out by hand, with numpyro.factor "
+            "for the log likelihood."
         ) from error
     return jnp.asarray(energy)
 
@@ -93,9 +115,28 @@ def packed_trace(
     model: Callable, args: tuple, kwargs: dict[str, Any], sites: Iterable[Site]
 ) -> dict[str, Any]:
     """The trace of `summed_out(model)`, in which every axis of a density has a name."""
-    handlers = handlers_of_funsor()
+    handlers, sites = handlers_of_funsor(), list(sites)
     with handlers.infer_util.plate_to_enum_plate():
-        return handlers.trace(summed_out(model, sites)).get_trace(*args, **kwargs)
+        found = handlers.trace(summed_out(model, sites)).get_trace(*args, **kwargs)
+    names = {site.name for site in enumerated(sites)}
+    for name, site in found.items():
+        if site["type"] == "sample" and _is_scaled(site) and _is_of(axes_of(site), names):
+            raise ValueError(
+                f"The site {name!r} is scaled (by numpyro.handlers.scale, or by a plate that draws "
+                "a part of its members) and depends on a discrete latent site. The scale would "
+                "multiply the density before the discrete values are summed out, which is the "
+                "density of no data: take all data, or sum out by hand."
+            )
+    return found
+
+
+def _is_scaled(site: dict[str, Any]) -> bool:
+    scale = site["scale"]
+    return scale is not None and (isinstance(scale, Tracer) or bool(np.any(scale != 1)))
+
+
+def _is_of(axes: set[str], names: set[str]) -> bool:
+    return any(axis in names or axis.startswith((PREVIOUS, TIME)) for axis in axes)
 
 
 def axes_of(site: dict[str, Any]) -> set[str]:
@@ -112,8 +153,6 @@ def plates_of(site: dict[str, Any]) -> dict[str, tuple[int, int]]:
 def factor(site: dict[str, Any]) -> Any:
     """The log density of a site of a packed trace (nats), as a funsor over its named axes."""
     log_prob = site["fn"].log_prob(site["value"])
-    if site["scale"] is not None:
-        log_prob = site["scale"] * log_prob
     names = site["infer"]["dim_to_name"]
     if not names:
         log_prob = jnp.sum(log_prob)  # of one number, whatever its axes

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import PRNGKeyArray
 from numpyro import handlers
@@ -122,8 +124,10 @@ def _is_enumerable(site: dict) -> bool:
 
 def _has_unplated_axes(site: dict) -> bool:
     """Whether a batch axis of several members is in no plate; an axis of time needs none."""
-    num_loop_axes = axes_of(site).num_loop_axes
-    batch = site["fn"].batch_shape[num_loop_axes:]
+    fn, shape = site["fn"], jnp.shape(site["value"])
+    # A value may have axes that the distribution has not, over which it broadcasts.
+    batch = np.broadcast_shapes(fn.batch_shape, shape[: len(shape) - fn.event_dim])
+    batch = batch[axes_of(site).num_loop_axes :]
     plates = {frame.dim for frame in site["cond_indep_stack"]}
     return any(size > 1 and i - len(batch) not in plates for i, size in enumerate(batch))
 

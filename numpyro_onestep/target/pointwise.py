@@ -25,7 +25,7 @@ def marginal_likelihood(found: dict[str, Any], sites: list[Site]) -> dict[str, A
     """The log likelihood (nats) of those observed sites that discrete values can be summed out of.
 
     They are the sites whose discrete values are in the same plates as the observations, so that
-    each observation has values of its own, on which nothing latent depends.  In a hidden Markov
+    each observation has values of its own, on which nothing else depends.  In a hidden Markov
     model there are none.
 
     Args:
@@ -51,6 +51,21 @@ def marginal_likelihood(found: dict[str, Any], sites: list[Site]) -> dict[str, A
     return likelihood
 
 
+def needs_drawn_values(name: str, found: dict[str, Any], sites: list[Site]) -> bool:
+    """Whether the log likelihood of an observed site is known at drawn discrete values only.
+
+    Args:
+        name: of the site.
+        found: the trace that `enumeration.packed_trace` gives.
+        sites: all of the model's sites.
+    """
+    discrete = {site.name for site in enumerated(sites)}
+    samples = {other: site for other, site in found.items() if site["type"] == "sample"}
+    axes = axes_of(samples[name])
+    is_free = not any(axis in discrete or axis.startswith((PREVIOUS, TIME)) for axis in axes)
+    return not is_free and not _own(name, samples, discrete)
+
+
 def _own(name: str, samples: dict[str, Any], discrete: set[str]) -> set[str]:
     """The discrete sites that a site depends on, where they are its own; else none."""
     own: set[str] = set()
@@ -63,8 +78,6 @@ def _own(name: str, samples: dict[str, Any], discrete: set[str]) -> set[str]:
         own |= new
     plates = plates_of(samples[name])
     others = [
-        site
-        for other, site in samples.items()
-        if other not in own and not site["is_observed"] and axes_of(site) & own
+        site for other, site in samples.items() if other not in own | {name} and axes_of(site) & own
     ]
     return own if not others and all(plates_of(samples[one]) == plates for one in own) else set()

@@ -36,7 +36,7 @@ from numpyro_onestep.target.initial_point import (
 )
 from numpyro_onestep.target.log_space import in_log_space
 from numpyro_onestep.target.model_trace import Site, inspect_model, refuse_unfit
-from numpyro_onestep.target.pointwise import marginal_likelihood
+from numpyro_onestep.target.pointwise import marginal_likelihood, needs_drawn_values
 from numpyro_onestep.target.potential import Outcome, Potential, ravel, unraveller
 from numpyro_onestep.target.traced import TracedFunction, trace
 
@@ -179,7 +179,8 @@ class ModelTarget(AbstractTarget):
         if enumerated(self.sites):
             known = handlers.substitute(self._seeded(), data=self.continuous(samples))
             every = packed_trace(known, self.args, self.kwargs, self.sites)
-            likelihood |= marginal_likelihood(every, self.sites)
+            summed = marginal_likelihood(every, self.sites)
+            likelihood |= {name: value for name, value in summed.items() if name in data}
         observed = {name: jnp.asarray(site["value"]) for name, site in data.items()}
         return Outcome(samples, likelihood, observed)
 
@@ -197,6 +198,20 @@ class ModelTarget(AbstractTarget):
     def continuous(self, samples: PyTree) -> PyTree:
         """Of samples only those of the sites that the flow moves."""
         return {name: value for name, value in samples.items() if name in self.prototype}
+
+    def needs_drawn_values(self, name: str) -> bool:
+        """Whether an observed site's log likelihood is known at drawn discrete values only."""
+        found = []
+
+        def look(values):
+            samples, _ = self._traced_at(values)
+            known = handlers.substitute(self._seeded(), data=self.continuous(samples))
+            every = packed_trace(known, self.args, self.kwargs, self.sites)
+            found.append(needs_drawn_values(name, every, self.sites))
+            return jnp.zeros(())
+
+        jax.eval_shape(look, self.prototype)
+        return found[-1]
 
     def _traced_at(self, values: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """The samples that the values stand for, and the model's trace there."""
