@@ -96,10 +96,6 @@ def explored(path):
     return sampler
 
 
-def chains(path):
-    return schools(path, correction="imh", num_flow_steps=1)
-
-
 @pytest.mark.parametrize(
     ("run", "fewest"),
     [
@@ -107,7 +103,6 @@ def chains(path):
         pytest.param(structured, 6, marks=pytest.mark.slow),
         pytest.param(doubled, 5, marks=pytest.mark.slow),
         pytest.param(explored, 7, marks=pytest.mark.slow),
-        pytest.param(chains, 7, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_is_killed_after_each_of_its_writes_ends_in_the_same_bits(
