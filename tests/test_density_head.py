@@ -24,11 +24,12 @@ def head(schools):
 def test_its_error_is_what_it_says(schools, head):
     x, exact = schools.get_posterior().sample_and_log_prob(jr.key(1), (4000,))
     errors = np.abs(np.asarray(head.log_prob(x) - exact))
-    # The mean square of 4000 draws, against that of 10,000 others: both are means of a variable
-    # whose standard deviation is some five times its mean, so that they differ by a tenth.
-    rms = float(np.sqrt(np.mean(errors**2)))
-    assert 0.7 * head.error.rms < rms < 1.4 * head.error.rms
-    assert 0.002 < 1 - np.mean(errors < head.error.quantile_99) < 0.03
+    # One draw in a hundred is beyond that quantile, up to 4.5 standard errors of 4000 and of 10,000
+    # draws.  (The mean square is no such test: single draws far out may have most of it.)
+    beyond = float(np.mean(errors > head.error.quantile_99))
+    assert abs(beyond - 0.01) < 4.5 * (0.01 * 0.99 * (1 / 4000 + 1 / 10_000)) ** 0.5
+    assert head.error.quantile_99 < head.error.largest
+    assert head.error.rms < head.error.largest
     # The correction that it has learnt has a standard deviation of 3.4 nats.
     assert head.error.rms < 0.5
 

@@ -16,6 +16,9 @@ from numpyro_onestep.flow.base_distribution import STANDARD_NORMAL, normal_mixtu
 from numpyro_onestep.flow.gaussian import GaussianPreconditioner
 from tests.conftest import QUICK, random_flow
 
+# They depend on no version.
+pytestmark = pytest.mark.slow
+
 DIM = 3
 MIXTURE = normal_mixture(
     np.log([0.3, 0.7]), np.array([[-2.0, 0, 0], [1.0, 1, 0]]), np.stack([np.eye(3)] * 2), np.float32

@@ -8,6 +8,9 @@ import pytest
 from numpyro_onestep.flow.inverse import invert
 from tests.conftest import random_flow
 
+# They depend on no version.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
 @pytest.mark.parametrize(("dim", "width"), [(3, 16), (20, 8)], ids=["dense", "thin"])

@@ -14,6 +14,9 @@ from numpyro.infer.util import potential_energy
 from numpyro_onestep import OneStep
 from numpyro_onestep.target import model_target
 
+# They depend on no version.
+pytestmark = pytest.mark.slow
+
 
 def in_plates():
     with numpyro.plate("rows", 3, dim=-2), numpyro.plate("columns", 2):
