@@ -37,7 +37,7 @@ class StepBudgets(Composed):
                 flow was trained for.
             parallel: make the steps of a draw in parallel, by parareal iterations, from four steps
                 on: fewer evaluations follow each other, but more are made in all, which pays only
-                where a device has room for them; on a CPU it is slower. The draws, and so their
+                where a device has room for them. The draws, and so their
                 density, are those of the k steps one after the other, up to 0.01 in whitened units
                 (docs/refined.md has the table). Default False.
 

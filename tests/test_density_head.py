@@ -28,8 +28,9 @@ def test_its_error_is_what_it_says(schools, head):
     # draws.  (The mean square is no such test: single draws far out may have most of it.)
     beyond = float(np.mean(errors > head.error.quantile_99))
     assert abs(beyond - 0.01) < 4.5 * (0.01 * 0.99 * (1 / 4000 + 1 / 10_000)) ** 0.5
-    assert head.error.quantile_99 < head.error.largest
-    assert head.error.rms < head.error.largest
+    # The mean square without the largest hundredth is a part of that of all, up to some hundredths.
+    most = np.sort(errors)[: int(0.99 * len(errors))]
+    assert 0.9 * np.sqrt(np.mean(most**2)) < head.error.rms
     # The correction that it has learnt has a standard deviation of 3.4 nats.
     assert head.error.rms < 0.5
 

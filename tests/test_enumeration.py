@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from functools import partial
 
 import arviz as az
 import jax
@@ -195,6 +196,18 @@ def test_a_first_state_that_is_drawn_before_the_chain():
     assert abs(drawn - chance) < 4.5 * (chance * (1 - chance) / 4000) ** 0.5
 
 
+def small_chain(y, **direction):
+    """The last state of a chain of two states."""
+    shift = numpyro.sample("shift", dist.Normal(0, 1))
+
+    def step(before, y_now):
+        state = numpyro.sample("state", dist.Bernoulli(jnp.where(before == 1, 0.8, 0.3)))
+        numpyro.sample("y", dist.Normal(state + shift, 1), obs=y_now)
+        return state, None
+
+    return scan(step, 0, y, **direction)[0]
+
+
 def refused(model, words, *args, error=ValueError):
     with pytest.raises(error, match=words):
         OneStep(model, **QUICK).run(jr.key(0), *args)
@@ -215,15 +228,7 @@ def test_sites_that_cannot_be_summed_out_are_refused_by_name():
     refused(without_plate, "'z' is summed out.*numpyro.plate", jnp.ones(3))
 
     def used_after_the_chain(y):
-        shift = numpyro.sample("shift", dist.Normal(0, 1))
-
-        def step(before, y_now):
-            state = numpyro.sample("state", dist.Bernoulli(jnp.where(before == 1, 0.8, 0.3)))
-            numpyro.sample("y", dist.Normal(state + shift, 1), obs=y_now)
-            return state, None
-
-        last, _ = scan(step, 0, y)
-        numpyro.sample("end", dist.Normal(last, 1), obs=1.0)
+        numpyro.sample("end", dist.Normal(small_chain(y), 1), obs=1.0)
 
     refused(used_after_the_chain, "outside of the plate or of the scan", jnp.ones(3))
 
@@ -276,17 +281,7 @@ def test_a_label_of_several_observations_is_not_summed_out_of_each():
 
 
 def test_what_numpyro_would_sum_in_a_wrong_way_is_refused():
-    def backwards(y):
-        shift = numpyro.sample("shift", dist.Normal(0, 1))
-
-        def step(before, y_now):
-            state = numpyro.sample("state", dist.Bernoulli(jnp.where(before == 1, 0.8, 0.3)))
-            numpyro.sample("y", dist.Normal(state + shift, 1), obs=y_now)
-            return state, None
-
-        scan(step, 0, y, reverse=True)
-
-    refused(backwards, "reverse=True", jnp.ones(3))
+    refused(partial(small_chain, reverse=True), "reverse=True", jnp.ones(3))
 
     def scaled(y):
         share = numpyro.sample("share", dist.Beta(2, 2))

@@ -123,6 +123,14 @@ class AbstractCorrection(ABC):
         )
 
 
+def starts_of_chains(
+    weighted: WeightedPool, num_chains: int, rng: np.random.Generator
+) -> Int[np.ndarray, " chain"]:
+    """Members of the pool to start chains of z from: resampled, where the map does not fold."""
+    weights = np.exp(weighted.smoothed_log_weights) * (weighted.pool.sign > 0)
+    return rng.choice(len(weights), size=num_chains, p=weights / weights.sum())
+
+
 def mixing(grouped: Float[Any, "chain n d"]) -> tuple[float, float]:
     """Largest split R-hat and smallest effective sample size over coordinates."""
     grouped = np.asarray(grouped, np.float64)

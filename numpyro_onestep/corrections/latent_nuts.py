@@ -25,6 +25,7 @@ from numpyro_onestep.corrections.base import (
     AbstractCorrection,
     Corrected,
     mixing,
+    starts_of_chains,
 )
 from numpyro_onestep.flow import FlowDistribution
 from numpyro_onestep.importance.evidence import WeightedPool
@@ -64,11 +65,9 @@ class LatentNUTS(AbstractCorrection):
         """Run the chains, with shorter steps where some diverge."""
         key_run, key_again = stream(rng_key, "chains"), stream(rng_key, "short steps")
         rng = numpy_generator(stream(rng_key, "starts"))
-        pool, smoothed = weighted.pool, weighted.smoothed_log_weights
-        weights = np.exp(smoothed) * (pool.sign > 0)
-        at = rng.choice(len(weights), size=self.num_chains, p=weights / weights.sum())
-        start = jnp.asarray(pool.z[at])
-        kernel = partial(NUTS, potential_fn=partial(_latent_potential, distribution, target))
+        at = starts_of_chains(weighted, self.num_chains, rng)
+        start = jnp.asarray(weighted.pool.z[at])
+        kernel = partial(NUTS, potential_fn=partial(latent_potential, distribution, target))
         adapted = kernel(target_accept_prob=_TARGET_ACCEPTANCE, max_tree_depth=_MAX_TREE_DEPTH)
         mcmc = self._chains(adapted, _NUM_WARMUP, start, key_run)
         for step, depth in _SHORT_STEPS:
@@ -118,8 +117,8 @@ class LatentNUTS(AbstractCorrection):
         return mcmc
 
 
-def _latent_potential(
-    distribution: FlowDistribution, target: Potential, z: Float[Array, " d"]
+def latent_potential(
+    distribution: FlowDistribution, target: Any, z: Float[Array, " d"]
 ) -> Float[Array, ""]:
     """Minus the log of gamma(T(z)) |det dT/dz| (nats)."""
     image = distribution.transform.image(z)

@@ -39,7 +39,13 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator, stream
-from numpyro_onestep.corrections.base import AbstractCorrection, Corrected, mixing
+from numpyro_onestep.corrections.base import (
+    AbstractCorrection,
+    Corrected,
+    mixing,
+    starts_of_chains,
+)
+from numpyro_onestep.corrections.latent_nuts import latent_potential
 from numpyro_onestep.flow import FlowDistribution, FlowMap, PreconditionedPotential
 from numpyro_onestep.flow.base_distribution import inflated_scale, standard_normal_log_density
 from numpyro_onestep.importance.evidence import WeightedPool
@@ -65,7 +71,6 @@ _LARGEST_PATH_GAP = 0.5
 _NUM_WARMUP = 100  # sweeps; chains start at resampled draws
 _CHUNK = 100  # sweeps of one call of the compiled program
 _NUM_PATHS = 1000  # that the bound of the learnt drift is estimated from
-_WALL = 50.0  # nats; keeps chains from where the map folds, as in `latent_nuts`
 
 
 class Space(eqx.Module):
@@ -108,10 +113,7 @@ class Space(eqx.Module):
         if self.is_learnt:
             energy = self.target(self.distribution.preconditioner.unwhiten(y))
         else:
-            image = self.distribution.transform.image(self.scale * y)
-            energy = self.target(image.x) - image.log_det
-            # Beyond a fold a point would be counted twice.
-            energy = jnp.where(image.sign > 0, energy, energy + _WALL)
+            energy = latent_potential(self.distribution, self.target, self.scale * y)
         return _or_never(-energy - standard_normal_log_density(y))
 
     def on_the_way(self, log_ratio: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -144,8 +146,7 @@ class ParticleGibbs(AbstractCorrection):
     ) -> Corrected:
         """Run the chains."""
         rng, pool = numpy_generator(stream(rng_key, "starts")), weighted.pool
-        weights = np.exp(weighted.smoothed_log_weights) * (pool.sign > 0)
-        at = rng.choice(len(weights), size=self.num_chains, p=weights / weights.sum())
+        at = starts_of_chains(weighted, self.num_chains, rng)
         bound = _learnt_bound(distribution, target, stream(rng_key, "bound"))
         is_learnt = weighted.evidence.log_evidence - bound < _LARGEST_PATH_GAP
         log_evidence = jnp.asarray(weighted.evidence.log_evidence, distribution.flow.dtype)

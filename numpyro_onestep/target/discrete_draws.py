@@ -30,6 +30,7 @@ from numpyro_onestep.target.enumeration import (
     handlers_of_funsor,
     packed_trace,
     plates_of,
+    samples_of,
     summed_out,
 )
 from numpyro_onestep.target.model_trace import Site
@@ -147,12 +148,12 @@ def _draw_states(
         ValueError: a state depends on more than one before it, there are two chains, or the states
             of several sites are in different plates.
     """
-    names = sorted(shapes)
-    times = {axis for site in _samples(found) for axis in axes_of(site) if axis.startswith(TIME)}
+    names, sites = sorted(shapes), list(samples_of(found).values())
+    times = {axis for site in sites for axis in axes_of(site) if axis.startswith(TIME)}
     plates = plates_of(found[PREVIOUS + names[0]])
     same = all(plates_of(found[PREVIOUS + name]) == plates for name in names)
     inside = times | {PREVIOUS + name for name in names} | set(names)
-    after = [site for site in _samples(found) if axes_of(site) & inside and not _in_scan(site)]
+    after = [site for site in sites if axes_of(site) & inside and not _in_scan(site)]
     long = any(name.startswith(2 * PREVIOUS) for name in found)
     if len(times) > 1 or not same or after or long:
         raise ValueError(
@@ -167,13 +168,13 @@ def _draw_states(
     of_plates = {name: size for name, (_, size) in plates.items()}
     num, batch = int(np.prod(list(now.values()))), tuple(of_plates.values())
 
-    first = [site for site in _samples(found) if site["name"].startswith(PREVIOUS)]
+    first = [site for site in sites if site["name"].startswith(PREVIOUS)]
     first = _total(first, before | of_plates).reshape(num, *batch)
     length = shapes[names[0]][0]
     moves = jnp.zeros((0, num, num, *batch))
     if length > 1:
         (time,) = times
-        later = [site for site in _samples(found) if time in axes_of(site)]
+        later = [site for site in sites if time in axes_of(site)]
         sizes = {time: length - 1} | before | now | of_plates
         moves = _total(later, sizes).reshape(length - 1, num, num, *batch)
     states = _backward_draws(first, moves, rng_key)
@@ -217,10 +218,6 @@ def _backward_draws(
 def _in_scan(site: dict[str, Any]) -> bool:
     is_later = any(axis.startswith(TIME) for axis in axes_of(site))
     return is_later or site["name"].startswith(PREVIOUS)
-
-
-def _samples(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return [site for site in found.values() if site["type"] == "sample"]
 
 
 def _support(site: dict[str, Any]) -> Array:

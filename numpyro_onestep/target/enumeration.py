@@ -118,9 +118,8 @@ def packed_trace(
     handlers, sites = handlers_of_funsor(), list(sites)
     with handlers.infer_util.plate_to_enum_plate():
         found = handlers.trace(summed_out(model, sites)).get_trace(*args, **kwargs)
-    names = {site.name for site in enumerated(sites)}
-    for name, site in found.items():
-        if site["type"] == "sample" and _is_scaled(site) and _is_of(axes_of(site), names):
+    for name, site in samples_of(found).items():
+        if _is_scaled(site) and depends_on_discrete(site, sites):
             raise ValueError(
                 f"The site {name!r} is scaled (by numpyro.handlers.scale, or by a plate that draws "
                 "a part of its members) and depends on a discrete latent site. The scale would "
@@ -135,8 +134,20 @@ def _is_scaled(site: dict[str, Any]) -> bool:
     return scale is not None and (isinstance(scale, Tracer) or bool(np.any(scale != 1)))
 
 
-def _is_of(axes: set[str], names: set[str]) -> bool:
-    return any(axis in names or axis.startswith((PREVIOUS, TIME)) for axis in axes)
+def samples_of(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sample sites of a trace, by name."""
+    return {name: site for name, site in found.items() if site["type"] == "sample"}
+
+
+def depends_on_discrete(site: dict[str, Any], sites: Iterable[Site]) -> bool:
+    """Whether a site of a packed trace is in a scan, or depends on a discrete latent site."""
+    names = {one.name for one in enumerated(sites)}
+    return is_of_scan(site) or bool(axes_of(site) & names)
+
+
+def is_of_scan(site: dict[str, Any]) -> bool:
+    """Whether an axis of a site of a packed trace is that of time, or of states before."""
+    return any(axis.startswith((PREVIOUS, TIME)) for axis in axes_of(site))
 
 
 def axes_of(site: dict[str, Any]) -> set[str]:

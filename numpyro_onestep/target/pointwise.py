@@ -9,14 +9,15 @@ from typing import Any
 from jaxtyping import Array
 
 from numpyro_onestep.target.enumeration import (
-    PREVIOUS,
-    TIME,
     as_array,
     axes_of,
+    depends_on_discrete,
     enumerated,
     factor,
     funsor,
+    is_of_scan,
     plates_of,
+    samples_of,
 )
 from numpyro_onestep.target.model_trace import Site
 
@@ -33,7 +34,7 @@ def marginal_likelihood(found: dict[str, Any], sites: list[Site]) -> dict[str, A
         sites: all of the model's sites.
     """
     discrete = {site.name for site in enumerated(sites)}
-    samples = {name: site for name, site in found.items() if site["type"] == "sample"}
+    samples = samples_of(found)
     likelihood = {}
     for name, site in samples.items():
         own = _own(name, samples, discrete)
@@ -60,10 +61,8 @@ def needs_drawn_values(name: str, found: dict[str, Any], sites: list[Site]) -> b
         sites: all of the model's sites.
     """
     discrete = {site.name for site in enumerated(sites)}
-    samples = {other: site for other, site in found.items() if site["type"] == "sample"}
-    axes = axes_of(samples[name])
-    is_free = not any(axis in discrete or axis.startswith((PREVIOUS, TIME)) for axis in axes)
-    return not is_free and not _own(name, samples, discrete)
+    samples = samples_of(found)
+    return depends_on_discrete(samples[name], sites) and not _own(name, samples, discrete)
 
 
 def _own(name: str, samples: dict[str, Any], discrete: set[str]) -> set[str]:
@@ -71,10 +70,9 @@ def _own(name: str, samples: dict[str, Any], discrete: set[str]) -> set[str]:
     own: set[str] = set()
     new = {name}
     while new:
-        axes = set().union(*(axes_of(samples[one]) for one in new))
-        if any(axis.startswith((PREVIOUS, TIME)) for axis in axes):
+        if any(is_of_scan(samples[one]) for one in new):
             return set()
-        new = (axes & discrete) - own
+        new = set().union(*(axes_of(samples[one]) for one in new)) & discrete - own
         own |= new
     plates = plates_of(samples[name])
     others = [

@@ -177,9 +177,7 @@ class ModelTarget(AbstractTarget):
         data = {name: site for name, site in found.items() if _is_data(site)}
         likelihood = {name: site["fn"].log_prob(site["value"]) for name, site in data.items()}
         if enumerated(self.sites):
-            known = handlers.substitute(self._seeded(), data=self.continuous(samples))
-            every = packed_trace(known, self.args, self.kwargs, self.sites)
-            summed = marginal_likelihood(every, self.sites)
+            summed = marginal_likelihood(self._packed_at(samples), self.sites)
             likelihood |= {name: value for name, value in summed.items() if name in data}
         observed = {name: jnp.asarray(site["value"]) for name, site in data.items()}
         return Outcome(samples, likelihood, observed)
@@ -205,13 +203,16 @@ class ModelTarget(AbstractTarget):
 
         def look(values):
             samples, _ = self._traced_at(values)
-            known = handlers.substitute(self._seeded(), data=self.continuous(samples))
-            every = packed_trace(known, self.args, self.kwargs, self.sites)
-            found.append(needs_drawn_values(name, every, self.sites))
+            found.append(needs_drawn_values(name, self._packed_at(samples), self.sites))
             return jnp.zeros(())
 
         jax.eval_shape(look, self.prototype)
         return found[-1]
+
+    def _packed_at(self, samples: PyTree) -> dict[str, Any]:
+        """The trace with all values of the discrete sites, beside these of the others."""
+        known = handlers.substitute(self._seeded(), data=self.continuous(samples))
+        return packed_trace(known, self.args, self.kwargs, self.sites)
 
     def _traced_at(self, values: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """The samples that the values stand for, and the model's trace there."""

@@ -17,6 +17,7 @@ from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.settings import LossSettings, Settings
+from numpyro_onestep.training.loop import optimiser_of
 from numpyro_onestep.training.objectives import (
     denoising_loss,
     noised,
@@ -65,13 +66,7 @@ def train_on_draws(
 
 @compiled
 def _first_state(flow: FlowMap, settings: LossSettings) -> _State:
-    return _State(flow, flow, _optimiser(settings).init(eqx.filter(flow, eqx.is_inexact_array)))
-
-
-def _optimiser(settings: LossSettings) -> Any:
-    import optax  # imported here, since it takes a tenth of the time that NumPyro does
-
-    return optax.chain(optax.clip_by_global_norm(settings.gradient_clip), optax.adam(1.0))
+    return _State(flow, flow, optimiser_of(settings).init(eqx.filter(flow, eqx.is_inexact_array)))
 
 
 @compiled
@@ -83,7 +78,7 @@ def _chunk(
     settings: LossSettings,
 ) -> _State:
     """The state after one optimiser step for each learning rate."""
-    optimiser = _optimiser(settings)
+    optimiser = optimiser_of(settings)
     arrays, static = eqx.partition(state.flow, eqx.is_inexact_array)
     teacher = eqx.filter(state.teacher, eqx.is_inexact_array)
 

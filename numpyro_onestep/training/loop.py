@@ -305,12 +305,13 @@ def initial_state(
 ) -> TrainingState:
     """A state to begin a stage with: the teacher is the flow itself."""
     flow = distribution.flow
-    opt_state = _optimiser(settings).init(_parameters(flow)[0])
+    opt_state = optimiser_of(settings).init(_parameters(flow)[0])
     chains = distribution.sample_base(rng_key, settings.num_chains)
     return TrainingState(flow, flow, opt_state, jnp.ones(()), chains)
 
 
-def _optimiser(settings: LossSettings) -> Any:
+def optimiser_of(settings: LossSettings) -> Any:
+    """Adam with clipped gradients, at a learning rate of one."""
     import optax  # imported here, since it takes a tenth of the time that NumPyro does
 
     # The learning rate multiplies the update later, so that one compiled chunk serves all rates.
@@ -332,7 +333,7 @@ def run_chunk(
     The flow's parameters are one vector here.  As separate arrays they would make the program of a
     step larger by half, and its compilation as much longer.
     """
-    optimiser, from_gaussian = _optimiser(settings), is_from_gaussian(distribution)
+    optimiser, from_gaussian = optimiser_of(settings), is_from_gaussian(distribution)
     flow, as_flow = _parameters(state.flow)
     teacher, _ = _parameters(state.teacher)
 
