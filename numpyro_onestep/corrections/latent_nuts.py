@@ -122,7 +122,7 @@ def latent_potential(
 ) -> Float[Array, ""]:
     """Minus the log of gamma(T(z)) |det dT/dz| (nats)."""
     image = distribution.transform.image(z)
-    energy = target(image.x) - image.log_det
+    energy: Array = target(image.x) - image.log_det
     # Beyond a fold a point would be counted twice.  A wall keeps the chains out.  With a wall of
     # infinite height NUTS would count a leapfrog step into it as a divergence, which it is not.
     energy = jnp.where(image.sign > 0, energy, energy + _WALL)
