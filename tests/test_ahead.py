@@ -8,6 +8,7 @@ import logging
 import re
 from collections import defaultdict
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpyro
@@ -31,6 +32,12 @@ PROGRAMS = {
     "_matched": best_fit._matched,
     "_descents": modes._descents,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_other_programs():
+    """Where other tests have left many programs, a run would drop them all, and the counts err."""
+    jax.clear_caches()
 
 
 def normal(y):
