@@ -1,0 +1,49 @@
+"""Builds the site: `make docs`. Pages are MyST Markdown, and those with code cells are executed."""
+
+import os
+
+from numpyro_onestep import __version__
+
+project = "numpyro_onestep"
+author = "the numpyro_onestep developers"
+version = release = __version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx-mathjax-offline",
+]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "numpyro_onestep"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
+html_show_sphinx = False
+html_theme_options = {"navigation_with_keys": True}
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 4
+
+# A page is executed again only where its code has changed: outputs are kept in docs/_build.
+# NOTEBOOKS=off builds the pages without their outputs, for a look at the text.
+nb_execution_mode = os.environ.get("NOTEBOOKS", "cache")
+nb_execution_timeout = 900
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+suppress_warnings = ["myst-nb.lexer"]  # a page that is not executed does not know its language
+nb_render_markdown_format = "myst"
+
+autodoc_typehints = "none"  # the docstrings say shape and meaning of each argument
+autodoc_member_order = "bysource"
+autoclass_content = "class"
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Shapes", "params_style")]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
