@@ -40,10 +40,11 @@ nb_merge_streams = True
 suppress_warnings = ["myst-nb.lexer"]  # a page that is not executed does not know its language
 nb_render_markdown_format = "myst"
 
+default_role = "code"  # a name in single backquotes, as the docstrings have it
 autodoc_typehints = "none"  # the docstrings say shape and meaning of each argument
 autodoc_member_order = "bysource"
 autoclass_content = "class"
 napoleon_use_rtype = False
-napoleon_custom_sections = [("Shapes", "params_style")]
+napoleon_use_ivar = True  # attributes of a dataclass are documented once
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

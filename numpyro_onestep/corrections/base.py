@@ -46,7 +46,7 @@ class AbstractCorrection(ABC):
     """From a weighted pool of the flow's draws to draws of the posterior.
 
     A new correction takes one new file and one line.  In a file of this folder, with the imports
-    that `corrections/none.py` has and `numpy_generator` from `_util/random.py`:
+    that `corrections/none.py` has and `numpy_generator` from `_util/random.py`::
 
         @final
         @dataclass(frozen=True)

@@ -20,8 +20,10 @@ _PARAMETERS = "flow", "preconditioner", "base"
 class FlowDistribution(Distribution):
     """The distribution of x = loc + A Phi_k(z), z a draw of the base distribution.
 
-    A draw costs k evaluations of the network, and its density is exact, by the change of variables
+    A draw costs k evaluations of the network, and its density is exact, by the change of variables,
+
         log q(x) = log n(z) - log|det dx/dz|,   n the density of the base distribution.
+
     `sample_and_log_prob` computes the density with the draw, by the exact volume of the map.
     `log_prob` finds z by the map's inverse first; it is differentiable in x and in the parameters
     by the implicit function theorem.
