@@ -37,6 +37,9 @@ nb_execution_mode = os.environ.get("NOTEBOOKS", "cache")
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+# A saved page has no use for a bar that moves, nor for the advice to install a better one.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
 suppress_warnings = ["myst-nb.lexer"]  # a page that is not executed does not know its language
 nb_render_markdown_format = "myst"
 
