@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.readme import with_table
+
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 FILE = re.compile(
     r"`((?:_util|target|structure|flow|optimise|mcmc|importance|initialise|multimodal|training"
     r"|corrections|checks|diagnostics|given_draws|integrations|storage)/[\w/]+\.py)`"
@@ -37,3 +39,8 @@ def test_every_link_leads_somewhere(page):
 def test_every_file_of_the_package_that_a_page_names_is_there(page):
     named = {ROOT / "numpyro_onestep" / path for path in FILE.findall(page.read_text())}
     assert [path for path in named if not path.exists()] == []
+
+
+def test_the_readme_has_the_figures_that_were_measured():
+    text = (ROOT / "README.md").read_text()
+    assert with_table(text) == text
