@@ -28,6 +28,10 @@ if WORKER and hasattr(os, "sched_setaffinity"):
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {CORES[int(WORKER) % len(CORES)]})
 
+# What is not the package's own, NumPyro's NUTS above all, is compiled fast and not well: a test
+# runs it once.  The package's own programs say by themselves how they are compiled.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
 
 def pytest_configure(config):
     # A warning nobody expected is a failure, wherever it is raised by this package.  Said here and

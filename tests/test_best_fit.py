@@ -159,6 +159,7 @@ def random_intercepts(num_groups: int, seed: int = 0):
     return potential, float(np.log(np.exp(logs - logs.max()).sum() * step) + logs.max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_groups", [200, 600, 2500])
 def test_a_hierarchy_of_many_groups_is_fitted_as_one_of_few(num_groups):
     # Laplace's approximation alone is hundreds of nats below.

@@ -112,10 +112,12 @@ def test_labels_have_their_exact_probabilities(of_mixture):
     # Given the continuous sites each label is a coin of that chance.
     error = np.mean(draws["z"] - np.asarray(chance), axis=0)
     sd = np.sqrt(np.mean(chance * (1 - chance), axis=0) / len(chance))
-    assert np.all(np.abs(error) < 4.5 * sd + 1e-6)
+    # Rare labels are no normal deviates: Bernstein's bound has 4.5^2 / 3 draws more.
+    rare = 7 / len(chance)
+    assert np.all(np.abs(error) < 4.5 * sd + rare)
     # Two labels of the same draw are independent coins too, and a draw has its own.
     pairs = (draws["z"] - chance)[:, :-1] * (draws["z"] - chance)[:, 1:]
-    assert np.all(np.abs(np.mean(pairs, 0)) < 4.5 * np.std(pairs, 0) / len(chance) ** 0.5 + 1e-6)
+    assert np.all(np.abs(np.mean(pairs, 0)) < 4.5 * np.std(pairs, 0) / len(chance) ** 0.5 + rare)
     moved = np.take_along_axis(np.asarray(draws["mu"]), np.asarray(draws["z"], int), axis=1)
     np.testing.assert_array_equal(draws["at"], moved)
 
@@ -165,6 +167,7 @@ def test_a_prior_of_a_mixture_has_its_continuous_sites(of_mixture):
     assert set(values) == {"share", "mu"}
 
 
+@pytest.mark.slow
 def test_states_of_a_chain_have_their_exact_joint_distribution():
     sampler = OneStep(markov, progress_bar=False)
     sampler.run(jr.key(0), SERIES)
@@ -262,6 +265,7 @@ def test_without_data_labels_are_those_of_their_prior(model, chances):
     assert np.all(np.abs(error) < 4.5 * 0.5 / 4000**0.5)
 
 
+@pytest.mark.slow
 def test_a_label_of_several_observations_is_not_summed_out_of_each():
     def pairs(y, w):
         mu = numpyro.sample("mu", dist.Normal(0, 1))

@@ -220,6 +220,7 @@ def log_evidence_of(y) -> float:
     return -0.5 * (distance + np.linalg.slogdet(2 * math.pi * covariance)[1])
 
 
+@pytest.mark.slow
 def test_evidence_of_data_in_two_parts_is_that_of_all():
     first, second = Y[:3], Y[3:]
     before = OneStep(normal, progress_bar=False)

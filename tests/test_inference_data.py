@@ -62,6 +62,7 @@ def test_arviz_plots(data):
         az.plot_dist(data, var_names=["mu"], backend="matplotlib")
 
 
+@pytest.mark.slow
 def test_one_chain_of_nuts_beside_a_potential():
     def potential(x):
         return 0.5 * (x["a"][1] - 3) ** 2 + 0.5 * x["a"][0] ** 2

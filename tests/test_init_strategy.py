@@ -40,6 +40,7 @@ def test_a_start_without_density_is_refused_with_a_remedy(strategy):
         run(island, strategy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -66,6 +67,7 @@ def two_modes():
     numpyro.sample("y", dist.Normal(0.01 * x, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 @pytest.mark.filterwarnings("ignore::numpyro_onestep.OneStepWarning")
 def test_the_value_decides_in_which_mode_the_run_ends(side):

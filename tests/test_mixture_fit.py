@@ -37,6 +37,7 @@ def fitted(function, x, modes=None):
 LOG_Z = 2.0
 
 
+@pytest.mark.slow
 def test_modes_within_which_coordinates_are_correlated_get_gaussians_in_all_of_them():
     scale_tril = jnp.array([[[1.0, 0.0], [0.9, 0.3]], [[0.5, 0.0], [-1.0, 0.4]]])
     loc = jnp.array([[-4.0, 0.0], [4.0, 1.0]])
@@ -54,6 +55,7 @@ def well(t, exp=np.exp):
     return exp(-0.5 * ((t + 2) / 0.5) ** 2) + 2 * exp(-0.5 * ((t - 2) / 0.5) ** 2)
 
 
+@pytest.mark.slow
 def test_many_independent_wells_get_a_product_of_their_own_mixtures():
     d = 8  # and 2^8 modes, where Gaussians in all coordinates have room for a few
     rng = np.random.default_rng(0)
@@ -66,6 +68,7 @@ def test_many_independent_wells_get_a_product_of_their_own_mixtures():
     assert log_z - 0.05 < float(fit.elbo) < log_z + 0.005
 
 
+@pytest.mark.slow
 def test_more_dimensions_than_the_particles_fill_get_the_modes_themselves():
     # In 25 dimensions half of the particles are enough for two components of 350 numbers each, and
     # the coordinates are far from independent.
@@ -101,6 +104,7 @@ def test_a_density_that_is_nowhere_finite_cannot_be_explored(value):
         explored(lambda x: value + jnp.sum(x))
 
 
+@pytest.mark.slow
 def test_a_temperature_that_does_not_come_down_is_said_so(monkeypatch):
     def narrow(x):
         return 0.5 * jnp.sum(((x - 3) / 0.01) ** 2) + 5 * jnp.sum(jnp.cos(30 * x))

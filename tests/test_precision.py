@@ -56,6 +56,7 @@ def test_poisson_counts_in_a_thousand_rows():
     assert abs(sampler.log_evidence - exact) < 0.005 + 4 * sampler.log_evidence_std_error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["argument", "global", "jitted"])
 def test_values_whose_floats_are_too_far_apart(given):
     y = 1e6 + np.arange(50.0) / 50
@@ -103,6 +104,7 @@ def test_single_precision_stays_where_it_is_enough(schools):
     assert schools.sample(jr.key(0), 3)["mu"].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_double_precision_may_be_asked_for(x64_is_off):
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 10))
@@ -116,6 +118,7 @@ def test_double_precision_may_be_asked_for(x64_is_off):
     assert sampler.to_inference_data()["log_likelihood"]["y"].shape == (4, 125, 3)
 
 
+@pytest.mark.slow
 def test_a_model_that_fixes_its_types_stays_in_single_precision(capsys):
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 10))

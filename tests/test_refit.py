@@ -60,6 +60,7 @@ def require_close(found, left_out):
     np.testing.assert_array_less(abs(found - expected), 4 * error + 0.005)
 
 
+@pytest.mark.slow
 def test_folds_are_those_of_the_exact_posterior(sampler):
     refits = sampler.refits(jr.key(1))
     folds = np.arange(12) % 3
@@ -91,6 +92,7 @@ def test_arviz_refits_where_weights_are_of_no_use(sampler):
     require_close(found.values[[worst]], [worst])
 
 
+@pytest.mark.slow
 def test_data_can_be_left_out_as_the_user_says(sampler):
     y = Y.astype(np.float32)
 

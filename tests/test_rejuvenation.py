@@ -17,6 +17,7 @@ def preconditioned(function, loc, scale_tril):
     return PreconditionedPotential(Potential.of(function, None, loc), gaussian)
 
 
+@pytest.mark.slow
 def test_exact_draws_stay_exact():
     # Chains that start in the target stay in it at any number of steps: here with a base that is
     # the target's own, so that an error of the acceptance would show in every coordinate.
@@ -59,6 +60,7 @@ def test_only_a_change_beyond_noise_counts():
     np.testing.assert_allclose(wider, np.log(1.2), atol=4 * (1 / 4000) ** 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_rows", "is_moved"), [(10, True), (60_000, False)])
 def test_even_weights_are_no_need_where_a_step_takes_long(num_rows, is_moved):
     rows = jnp.linspace(-1.0, 1.0, num_rows)

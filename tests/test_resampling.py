@@ -58,6 +58,7 @@ def test_the_same_key_chooses_the_same():
     )
 
 
+@pytest.mark.slow
 def test_balancing_keeps_inclusion_proportional_to_weight():
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (400, 2))

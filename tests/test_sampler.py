@@ -229,6 +229,7 @@ def collect(sampler, *args, **run_kwargs):
     return found
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_trusted_are_said_so(capsys):
     sampler = OneStep(potential_fn=heavy_tails, **{**QUICK, "pool_size": 10_000, "max_steps": 100})
     found = collect(sampler, init_params=jnp.zeros(10))
@@ -239,6 +240,7 @@ def test_weights_that_cannot_be_trusted_are_said_so(capsys):
     assert "do not trust" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_are_said_so():
     def broken(x):
         return jnp.where(x[0] > 1.0, jnp.nan, 0.5 * jnp.sum(x**2))
@@ -265,6 +267,7 @@ def funnel(scale):
     numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([4]).to_event(1))
 
 
+@pytest.mark.slow
 # Twice as wide a funnel stretches and shrinks by more than one step may.
 @pytest.mark.parametrize(("scale", "num_steps"), [(3.0, 1), (6.0, 2)])
 def test_a_second_step_is_taken_where_one_is_not_enough(scale, num_steps):
@@ -320,6 +323,7 @@ def test_training_that_folds_recovers_or_stood_still_and_says_so(learning_rate):
     assert sampler.elbo > log_z - 20  # it was thousands of nats below where nothing was undone
 
 
+@pytest.mark.slow
 def test_a_log_density_too_large_for_single_precision_is_said_so():
     def potential(x, constant):
         return 0.5 * jnp.sum(x**2) + constant

@@ -159,6 +159,7 @@ def masked(y, sizes):
     numpyro.sample("y", dist.Normal(sum(sizes), scale), obs=y)
 
 
+@pytest.mark.slow
 def test_data_in_deterministic_sites_and_lists_stay_out(tmp_path):
     y = np.array([1.25, 2.5, 7.75], np.float32)
     sampler = quietly(OneStep(masked, **QUICK), y, [31337, 2])
@@ -216,6 +217,7 @@ def potential(values):
     return jnp.sum(values["a"] ** 2) + jnp.sum(values["b"][0] ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correction", ["imh", "nuts", None])
 def test_every_correction_and_structure_can_be_kept(correction, tmp_path):
     settings = QUICK | {"correction": correction, "structure": ["mu"]}
@@ -235,6 +237,7 @@ def test_every_correction_and_structure_can_be_kept(correction, tmp_path):
     assert str(again.structure) == str(sampler.structure)
 
 
+@pytest.mark.slow
 def test_a_model_of_other_arguments_and_a_function_can_be_kept(tmp_path):
     sampler = quietly(OneStep(two_groups, **QUICK), np.array([1, 4]), num=2)
     sampler.save(tmp_path / "run.nos")
@@ -248,6 +251,7 @@ def test_a_model_of_other_arguments_and_a_function_can_be_kept(tmp_path):
     equal(again.evaluate(jr.key(1), 1), sampler.evaluate(jr.key(1), 1))
 
 
+@pytest.mark.slow
 def test_supports_that_depend_on_data_need_them(tmp_path):
     sampler = quietly(OneStep(bounded, **QUICK), 3.0)
     sampler.save(tmp_path / "run.nos")

@@ -88,6 +88,7 @@ def test_moments_over_points_are_those_of_the_mixture():
     assert answer.kurtosis[1] == pytest.approx(kurtosis, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["intercepts_60_noncentred", "level_100_scan"])
 def test_answers_agree_with_numpyros_density(x64, name):
     problem = STRUCTURED[name]
@@ -96,6 +97,7 @@ def test_answers_agree_with_numpyros_density(x64, name):
     assert max(by_hessian(few)) < 1e-8
 
 
+@pytest.mark.slow
 def test_answers_of_groups_of_labels_agree_with_numpyros_density(x64):
     assert by_one_group(STRUCTURED["bernoulli_300_centred"]) < 1e-8
 

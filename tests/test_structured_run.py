@@ -137,6 +137,7 @@ def check(sampler: OneStep, exact: Exact):
         assert abs(np.log(values.std() / sd)) < 4 * (2 / 1000) ** 0.5
 
 
+@pytest.mark.slow
 def test_a_hierarchy_is_right_centred(sampler, of_groups, capsys):
     check(sampler, of_groups)
     structure = sampler.structure
@@ -257,6 +258,7 @@ def test_the_map_is_dense_where_it_is_asked_for_or_has_to_be(settings, capsys):
     assert "structure  dense" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_potential_function_has_a_structure_and_two_steps_are_possible(of_groups):
     y = jnp.asarray(group_data())
 

@@ -178,6 +178,7 @@ def test_plain_numbers_are_part_of_the_program():
     assert abs(mean(lambda n: normal(jnp.full(3, n)), 11.0) - 11) < 0.15
 
 
+@pytest.mark.slow
 def test_what_a_callback_closes_over_is_not_forgotten():
     def model_of(y):
         def square(mu):

@@ -51,6 +51,7 @@ def test_other_data_give_their_own_evidence(other):
     assert abs(log_evidence - exact) < 0.01 + 1e-5 * abs(exact)
 
 
+@pytest.mark.slow
 def test_data_that_are_like_the_first_take_a_fraction_of_the_iterations():
     sampler = OneStep(eight_schools, warm_start=True, progress_bar=False)
     sampler.run(jr.key(0), STD_ERROR, EFFECT)
