@@ -7,6 +7,7 @@ from numpyro_onestep.composition import Composed
 from numpyro_onestep.diagnostics import report
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.importance.evidence import Evidence, weigh
+from numpyro_onestep.importance.interval import EvidenceInterval, evidence_interval
 from numpyro_onestep.importance.pool import draw, draw_pool, one_step_defects
 from numpyro_onestep.settings import require_count
 
@@ -126,3 +127,39 @@ class StepBudgets(Composed):
         with self._environment(rng_key, needs_data=True) as key:
             pool = draw_pool(distribution, last.problem.potential, key, num, 0, limit)
             return weigh(pool).evidence
+
+    def evidence_interval(
+        self, rng_key: PRNGKeyArray, num_rejuvenation_steps: int = 100
+    ) -> EvidenceInterval:
+        """Bounds of the log evidence from both sides (nats).
+
+        The lower bound is `elbo`.  The upper bound, E_p[log w], is the mean log weight of
+        posterior draws: every corrected draw takes `num_rejuvenation_steps` steps of Hamiltonian
+        Monte Carlo, and is sent back through the inverse of the map, checked by round trip.  The
+        upper bound is above log Z as far as those chains have reached the posterior; a mode that
+        neither draws nor chains visit is missing from both bounds.
+
+        Args:
+            rng_key: a JAX random key.
+            num_rejuvenation_steps: steps of each chain, or 0 for none. Default 100.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from numpyro_onestep import OneStep
+            >>> sampler = OneStep(potential_fn=lambda x: jnp.sum(x**2), progress_bar=False)
+            >>> sampler.run(jax.random.key(0), init_params=jnp.zeros(2))
+            >>> interval = sampler.evidence_interval(jax.random.key(1))
+            >>> bool(interval.lower < jnp.log(jnp.pi) + 0.01 < interval.upper + 0.02)
+            True
+        """
+        result = self.result
+        with self._environment(rng_key, needs_data=True) as key:
+            return evidence_interval(
+                result.evidence,
+                result.pool,
+                result.distribution,
+                result.problem.potential,
+                result.corrected.x,
+                key,
+                num_rejuvenation_steps,
+            )

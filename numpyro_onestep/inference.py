@@ -24,7 +24,8 @@ from numpyro_onestep.checks.every_check import look_over
 from numpyro_onestep.corrections import AbstractCorrection
 from numpyro_onestep.corrections.none import NoCorrection
 from numpyro_onestep.diagnostics import report
-from numpyro_onestep.diagnostics.doubts import folds, is_good
+from numpyro_onestep.diagnostics.choice import is_enough, quality
+from numpyro_onestep.diagnostics.doubts import is_good
 from numpyro_onestep.flow import FlowDistribution, PreconditionedPotential
 from numpyro_onestep.given_draws.agreement import compared
 from numpyro_onestep.given_draws.fit import Given, fit_of_draws
@@ -50,12 +51,9 @@ from numpyro_onestep.structure.structure import Structure
 from numpyro_onestep.target.precision import double_energy
 from numpyro_onestep.target.traced import TracedFunction
 from numpyro_onestep.training import loop
+from numpyro_onestep.training.course import Course, course_of
 from numpyro_onestep.warm_start import fit_of_earlier
 
-# Another map is tried where the pool's ESS, as a fraction of its draws, is below the first number.
-# For a dense map it is the second number while Pareto k may be above its limit.  After a structured
-# map, with its many dimensions, another one takes long.
-_ENOUGH_ESS, _ENOUGH_ESS_OF_BAD_WEIGHTS = 0.15, 0.6
 # Mass of the modes that the draws do not reach, over the mass that they do reach.  Above this the
 # run was in the wrong place, and is made again from the heaviest of these modes.
 _ELSEWHERE = 100.0
@@ -93,11 +91,14 @@ class Inference:
         self.journal = Journal() if journal is None else journal
         self.rng_key = rng_key
         self.clock = Stopwatch()
+        self.courses: list[Course] = []  # of every map that was trained
         self._dtype: Any = None  # of the session, and so of the network
 
     def run(self, trace: Tracer, init_params: Any) -> Result:
         """The result; the run is repeated from another mode if nearly all mass is there."""
         result = self._best(trace, init_params)
+        if not self.journal.is_ended:
+            result = result.among(self.courses)
         self.journal.end(result)
         return result
 
@@ -108,7 +109,7 @@ class Inference:
         if self.previous is not None and result.messages and not result.training.interrupted:
             # Other data may have moved the posterior away from the earlier flow.
             self.previous, warm = None, result
-            result = max((warm, self._from(trace, init_params)), key=_quality)
+            result = max((warm, self._from(trace, init_params)), key=quality)
         missed = result.missed
         if missed is None or missed.odds <= _ELSEWHERE or result.training.interrupted:
             return result
@@ -116,7 +117,7 @@ class Inference:
             return result
         there = result.problem.target.unravelled(missed.where)
         self.rng_key = stream(self.rng_key, "elsewhere")
-        return max((result, self._from(trace, there)), key=_quality)
+        return max((result, self._from(trace, there)), key=quality)
 
     def _key(self, name: str, index: int = 0) -> PRNGKeyArray:
         return stream(self.rng_key, name, index)
@@ -180,7 +181,7 @@ class Inference:
                 found = self._explored(result.problem, result.fit)
                 if found is not result.fit:
                     again = self._untrained(result.problem, found)
-                    result = max((result, self._finished(again)), key=_quality)
+                    result = max((result, self._finished(again)), key=quality)
             return result
 
     def _or_dense(self, weighted: Weighted) -> Weighted:
@@ -189,10 +190,10 @@ class Inference:
         is_dense = weighted.fit.structure is None
         if is_dense or d > limits.BATCH_AND_MATCH or weighted.training.interrupted:
             return weighted
-        if _is_enough(weighted):
+        if is_enough(weighted):
             return weighted
         dense = self._trained(problem, self._fit(problem, None))
-        return max((weighted, dense), key=_quality)
+        return max((weighted, dense), key=quality)
 
     def _or_structured(self, result: Result) -> Result:
         """The same result; where one of few coordinates is doubted, the better of two maps."""
@@ -208,7 +209,7 @@ class Inference:
         if structure is None:
             return result
         other = self._finished(self._trained(problem, self._fit(problem, structure)))
-        return max((result, other), key=lambda run: (not run.messages, *_quality(run)))
+        return max((result, other), key=lambda run: (not run.messages, *quality(run)))
 
     def _with_double(self, problem: Problem) -> tuple[Problem, TracedFunction | None]:
         """U in double precision, to compare with; None where the model cannot be traced in it."""
@@ -313,17 +314,18 @@ class Inference:
                 key = self._key("training", num_steps)
                 arguments = start, potential, key, settings, float(fit.elbo), is_near
                 training = self.journal.training(partial(loop.train, *arguments))
-            trained = Trained(problem, fit, training, num_steps, dict(self.clock.seconds))
+            trained = self._of(problem, fit, training, num_steps)
             # From here on an interrupt or an error does not lose the trained flow.
             self.keep(trained)
             attempts.append(self._weighted(trained, self._key("pool")))
-            if training.interrupted or _is_enough(attempts[-1]):
+            self.courses += course_of(training, num_steps, attempts[-1].evidence.elbo)
+            if training.interrupted or is_enough(attempts[-1]):
                 break
-        best = max(attempts, key=_quality)
+        best = max(attempts, key=quality)
         if not (best.training.from_gaussian or is_good(best.evidence)):
             # A mixture is near the target without training, and near an edge training makes it
             # worse.
-            best = max(best, self._untrained(problem, fit), key=_quality)
+            best = max(best, self._untrained(problem, fit), key=quality)
         return best
 
     def _untrained(self, problem: Problem, fit: Fit) -> Weighted:
@@ -331,8 +333,12 @@ class Inference:
         steps = self.settings.draws.num_flow_steps or 1
         flow = starts.dense_map(self.settings.flow, problem.start.size, self._dtype, self.rng_key)
         training = loop.TrainingResult(flow, from_gaussian=False)
-        untrained = Trained(problem, fit, training, steps, dict(self.clock.seconds))
+        untrained = self._of(problem, fit, training, steps)
         return self._weighted(untrained, self._key("untrained pool"))
+
+    def _of(self, problem: Problem, fit: Fit, training: loop.TrainingResult, steps: int) -> Trained:
+        seconds, before = dict(self.clock.seconds), tuple(self.courses)
+        return Trained(problem, fit, training, steps, seconds, trained_before=before)
 
     def _weighted(self, trained: Trained, rng_key: PRNGKeyArray) -> Weighted:
         """A weighed pool of the flow's draws, with its evidence."""
@@ -383,18 +389,3 @@ class Inference:
             return True
         found = scan is not None and bool(scan.edge or scan.step)
         return found and not is_good(evidence, scan)
-
-
-def _is_enough(weighted: Weighted) -> bool:
-    """Whether the pool's ESS is large enough that no further map is tried."""
-    evidence, is_dense = weighted.evidence, weighted.fit.structure is None
-    enough = _ENOUGH_ESS_OF_BAD_WEIGHTS if evidence.doubtful and is_dense else _ENOUGH_ESS
-    return evidence.ess >= enough * evidence.num_draws
-
-
-def _quality(run: Weighted) -> tuple[bool, float]:
-    """A key to compare runs: first whether the map does not fold, then the ELBO.
-
-    The ELBO of a map that folds is no bound, so such a run comes after all others.
-    """
-    return not folds(run.evidence), run.evidence.elbo

@@ -5,6 +5,7 @@ attributes of the class before it and adds those of one step.  A run that is int
 the class of the last step that it has finished.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.initialise.best_fit import Fit
 from numpyro_onestep.problem import Problem
 from numpyro_onestep.target.evaluation import energies
+from numpyro_onestep.training.course import Course
 from numpyro_onestep.training.loop import TrainingResult
 
 _GROUPS, _FEWEST_OF_A_GROUP = 4, 4  # that independent draws are shown as; R-hat needs so many
@@ -38,6 +40,8 @@ class Trained(ArraysAsNumpy):
         training: the trained flow, and how training went.
         num_flow_steps: network evaluations that each draw takes.
         seconds: wall time of each part of the run so far in seconds, compilation included.
+        trained_before: how the trainings of the run before this one went.
+        trained_after: those after it, of maps that were not taken.
     """
 
     problem: Problem
@@ -45,6 +49,8 @@ class Trained(ArraysAsNumpy):
     training: TrainingResult
     num_flow_steps: int
     seconds: dict[str, float]
+    trained_before: tuple[Course, ...] = field(default=(), kw_only=True)
+    trained_after: tuple[Course, ...] = field(default=(), kw_only=True)
 
     def attached(self) -> "Trained":
         """The same, with a target that can be evaluated: after unpickling it is traced again."""
@@ -163,9 +169,16 @@ class Result(Drawn):
             map leaves out.
         agreement: what draws given to `distil` and these say about each other; None after `run`.
         seconds: wall time of each part of the run in seconds, compilation included.
+        trained_before: how the trainings of the run before this one went.
+        trained_after: those after it, of maps that were not taken.
     """
 
     messages: tuple[str, ...]
+
+    def among(self, courses: Sequence[Course]) -> "Result":
+        """The same, with all the trainings of the run; a fit that was not trained has none here."""
+        later = len(self.trained_before) + bool(len(self.training.losses))
+        return replace(self, trained_after=tuple(courses[later:]))
 
 
 _Stage = TypeVar("_Stage", bound=Trained)

@@ -9,22 +9,21 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_onestep._util.numerics import numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key
-from numpyro_onestep.budgets import StepBudgets
 from numpyro_onestep.checkpoint.files import Files
 from numpyro_onestep.checkpoint.journal import Journal
 from numpyro_onestep.corrections import correction_of
 from numpyro_onestep.diagnostics import report
 from numpyro_onestep.given_draws.fit import Given
 from numpyro_onestep.given_draws.unconstrained import given_values
-from numpyro_onestep.importance.interval import EvidenceInterval, evidence_interval
 from numpyro_onestep.inference import Inference
+from numpyro_onestep.pictures import Pictures
 from numpyro_onestep.problem import Problem, problem_of_function, problem_of_model
 from numpyro_onestep.result import Trained
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.storage import run
 
 
-class OneStep(StepBudgets):
+class OneStep(Pictures):
     """Posterior draws in one network evaluation each, with a true bound of the log evidence.
 
     Use it like `numpyro.infer.MCMC`: construct it with a model, call `run` with a key and the
@@ -287,39 +286,3 @@ class OneStep(StepBudgets):
         )
         sampler._correction = correction_of(sampler.settings.draws)
         return sampler
-
-    def evidence_interval(
-        self, rng_key: PRNGKeyArray, num_rejuvenation_steps: int = 100
-    ) -> EvidenceInterval:
-        """Bounds of the log evidence from both sides (nats).
-
-        The lower bound is `elbo`.  The upper bound, E_p[log w], is the mean log weight of
-        posterior draws: every corrected draw takes `num_rejuvenation_steps` steps of Hamiltonian
-        Monte Carlo, and is sent back through the inverse of the map, checked by round trip.  The
-        upper bound is above log Z as far as those chains have reached the posterior; a mode that
-        neither draws nor chains visit is missing from both bounds.
-
-        Args:
-            rng_key: a JAX random key.
-            num_rejuvenation_steps: steps of each chain, or 0 for none. Default 100.
-
-        Example:
-            >>> import jax, jax.numpy as jnp
-            >>> from numpyro_onestep import OneStep
-            >>> sampler = OneStep(potential_fn=lambda x: jnp.sum(x**2), progress_bar=False)
-            >>> sampler.run(jax.random.key(0), init_params=jnp.zeros(2))
-            >>> interval = sampler.evidence_interval(jax.random.key(1))
-            >>> bool(interval.lower < jnp.log(jnp.pi) + 0.01 < interval.upper + 0.02)
-            True
-        """
-        result = self.result
-        with self._environment(rng_key, needs_data=True) as key:
-            return evidence_interval(
-                result.evidence,
-                result.pool,
-                result.distribution,
-                result.problem.potential,
-                result.corrected.x,
-                key,
-                num_rejuvenation_steps,
-            )

@@ -40,6 +40,7 @@ LAYERS = [
     "readings",
     "composition",
     "budgets",
+    "pictures",
     "sampler",
     "compare",
     "__init__",

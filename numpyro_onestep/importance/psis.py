@@ -6,7 +6,7 @@ does the smoothing, in version 0.x or 1.x.
 
 import math
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -58,32 +58,59 @@ def pareto_smooth(
     return smoothed + (log_weights[smallest] - smoothed[smallest]), math.inf if math.isnan(k) else k
 
 
+class Tail(NamedTuple):
+    """The generalised Pareto distribution that the largest of n weights follow above a cut.
+
+    Cut and scale are in units of the log weights that it was found from, as weights.
+    """
+
+    num: int  # the number of weights that are smoothed
+    cut: float
+    scale: float
+    shape: float
+
+
+def tail_of(log_weights: Float[np.ndarray, " n"], k: float) -> Tail | None:
+    """The tail of shape k, its scale found from the median excess over the cut.
+
+    None where the weights are too few for a tail, or where it holds nearly all of the mass.
+
+    Args:
+        log_weights: log weights (nats).
+        k: shape of their tail.
+    """
+    n = len(log_weights)
+    num_tail = int(min(0.2 * n, 3 * math.sqrt(n)))
+    if num_tail < _FEWEST_IN_TAIL or not k < _LARGEST_SHAPE:
+        return None
+    weights = np.exp(np.sort(log_weights)[-num_tail - 1 :])
+    cut, excess = weights[0], float(np.median(weights[1:] - weights[0]))
+    # The quantile function is cut + scale (s^-k - 1) / k, s the fraction of the tail beyond.
+    shape = k if abs(k) > 1e-6 else 1e-6
+    return Tail(num_tail, cut, excess * shape / math.expm1(shape * math.log(2)), shape)
+
+
 def tail_mass(log_weights: Float[np.ndarray, " n"], k: float) -> float:
     """The mass expected beyond the heaviest weight, as a fraction of the whole.
 
-    The weights above a cut follow a generalised Pareto distribution of shape k, whose scale is
-    found from the median excess over the cut.  From k = 1 on its mean beyond the heaviest weight is
-    infinite, but no sample sees all of that.  So only the part is counted that lies between the
-    rarity of the heaviest of n draws and that of the heaviest of 100 n draws.
+    The weights above a cut follow a generalised Pareto distribution of shape k (`tail_of`).  From
+    k = 1 on its mean beyond the heaviest weight is infinite, but no sample sees all of that.  So
+    only the part is counted that lies between the rarity of the heaviest of n draws and that of the
+    heaviest of 100 n draws.
 
     Args:
         log_weights: log weights (nats) of n draws, whose mean weight is one.
         k: shape of their tail.
     """
-    n = len(log_weights)
-    num_tail = int(min(0.2 * n, 3 * math.sqrt(n)))  # the number of weights that are smoothed
-    if num_tail < _FEWEST_IN_TAIL or not k < _LARGEST_SHAPE:
+    tail = tail_of(log_weights, k)
+    if tail is None:
         return math.inf
-    weights = np.exp(np.sort(log_weights)[-num_tail - 1 :])
-    cut, excess = weights[0], float(np.median(weights[1:] - weights[0]))
-    # The quantile function is cut + scale (s^-k - 1) / k, s the fraction of the tail beyond.
-    shape = k if abs(k) > 1e-6 else 1e-6
-    scale = excess * shape / math.expm1(shape * math.log(2))
+    num_tail, cut, scale, shape = tail
     high, low = 1 / num_tail, 0.01 / num_tail
     power = 1 - shape if abs(1 - shape) > 1e-6 else 1e-6
     beyond = (high**power - low**power) / power
     mass = (cut - scale / shape) * (high - low) + scale / shape * beyond
-    return float(num_tail / n * mass)
+    return float(num_tail / len(log_weights) * mass)
 
 
 def import_ahead() -> None:

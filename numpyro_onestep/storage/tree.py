@@ -28,6 +28,7 @@ from numpyro_onestep.structure.structure import Structure
 from numpyro_onestep.target import Axes, Site
 from numpyro_onestep.target.completion import Completion
 from numpyro_onestep.target.precision import PrecisionError
+from numpyro_onestep.training.course import Course
 from numpyro_onestep.training.loop import TrainingResult
 from numpyro_onestep.training.progress import Place
 from numpyro_onestep.training.stages import Records
@@ -47,6 +48,7 @@ _CLASSES: dict[str, Any] = {
         conditional.Linear,
         conditional.SharedNetwork,
         Corrected,
+        Course,
         Evidence,
         Fit,
         flow.FlowMap,

@@ -26,6 +26,8 @@ class Structure:
         has_parent: whether each entry of `parents` is one.
         has_core: for each node, which members of the core it depends on.
         is_normal: whether the nodes are normal given the core.
+        edges: pairs of nodes that interact. Other nodes and parents are joined by the elimination
+            alone. None where it is not known, as in a file of an earlier version.
     """
 
     order: Int[np.ndarray, " d"]
@@ -35,6 +37,7 @@ class Structure:
     has_parent: Bool[np.ndarray, "n p"]
     has_core: Bool[np.ndarray, "n g"]
     is_normal: bool = False
+    edges: Int[np.ndarray, "e 2"] | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -87,10 +90,10 @@ def structure_of(neighbours: list[set[int]], core: Iterable[int] = ()) -> Struct
         core: coordinates that are in the core in any case. Default none.
     """
     found = eliminate(neighbours, core)
-    return None if found is None else _arranged(found)
+    return None if found is None else _arranged(found, neighbours)
 
 
-def _arranged(found: Elimination) -> Structure:
+def _arranged(found: Elimination, neighbours: list[set[int]]) -> Structure:
     nodes = [i for level in found.levels for i in level]
     index = {i: k for k, i in enumerate(nodes)}
     core_index = {i: k for k, i in enumerate(found.core.tolist())}
@@ -104,7 +107,10 @@ def _arranged(found: Elimination) -> Structure:
         has_core[k, [core_index[j] for j in found.core_parents[i]]] = True
     ends = tuple(np.cumsum([len(level) for level in found.levels]).tolist())
     order = np.concatenate([found.core, np.array(nodes, dtype=np.int64)])
-    return Structure(order, len(core_index), ends, parents, has_parent, has_core)
+    pairs = [(k, index[j]) for k, i in enumerate(nodes) for j in neighbours[i] if j in index]
+    edges = np.array([pair for pair in pairs if pair[0] > pair[1]], np.int32).reshape(-1, 2)
+    graph = parents, has_parent, has_core
+    return Structure(order, len(core_index), ends, *graph, edges=edges)
 
 
 def _words(structure: Structure) -> str:

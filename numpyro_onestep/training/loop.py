@@ -66,6 +66,7 @@ class TrainingResult:
     still_rising: bool = False
     interrupted: bool = False
     final_rise: float = 0.0
+    cooling_from: int | None = None  # iteration of the last stage at which the rate began to fall
 
     @property
     def losses_by_stage(self) -> dict[Stage, Float[np.ndarray, " iterations"]]:
@@ -150,7 +151,7 @@ class _Run:
         self.chunks: dict[Stage, list[Records]] = {}
         self.chunk_seconds: list[float] = []
         self.judgement: stopping.Judgement | None = None
-        self.interrupted = False
+        self.interrupted, self.cooling_from = False, None
         self.recorder = recorder
         self.place = place = None if recorder is None else recorder.last_place()
         if place is not None:
@@ -182,6 +183,7 @@ class _Run:
             still_rising=judged is not None and judged.still_rising,
             interrupted=self.interrupted,
             final_rise=0.0 if judged is None else judged.rise,
+            cooling_from=self.cooling_from,
         )
 
     def stage(self, stage: Stage, rng_key: PRNGKeyArray) -> None:
@@ -202,7 +204,7 @@ class _Run:
         near = _near(self.distribution, self.is_near)
         accepted: list[np.ndarray] = []  # losses of the chunks that were not undone
         safe = state, 0  # state at the start of the last accepted chunk, and chunks before it
-        done, place = 0, self.place
+        done, place, self.cooling_from = 0, self.place, None
         if place is not None and place.stage == stage:
             done, num_constant, num_cooling = place.done, place.num_constant, place.num_cooling
             safe = with_arrays(state, place.safe), place.num_safe
@@ -265,6 +267,7 @@ class _Run:
                         num_cooling = min(num_cooling, total - done)
                         num_constant, bar.total = done, done + num_cooling
                 reached(state)
+            self.cooling_from = num_constant
             rates = np.linspace(schedule.learning_rate, 0.0, num_cooling, dtype=np.float32)
             for begin in range(done - num_constant, num_cooling, _CHUNK):
                 state = advance(state, rates[begin : begin + _CHUNK])
