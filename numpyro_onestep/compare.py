@@ -86,6 +86,9 @@ class Comparison:
     def plot(self, path=None, max_panels: int = 12):
         """Marginal densities of OneStep and of NUTS, one panel for each scalar parameter.
 
+        The figure is none of pyplot's, so that nothing has to be closed.  A notebook shows it where
+        it is the last value of a cell.
+
         Args:
             path: where to write the picture; None (default) writes nothing.
             max_panels: largest number of panels; the first parameters are shown. Default 12.
@@ -97,7 +100,7 @@ class Comparison:
             ImportError: matplotlib is not installed.
         """
         try:
-            from matplotlib.figure import Figure
+            from numpyro_onestep.integrations.figure import NotebookFigure
         except ImportError as error:
             raise ImportError(
                 "Comparison.plot needs matplotlib: pip install 'numpyro_onestep[plot]'."
@@ -106,7 +109,8 @@ class Comparison:
         ours, nuts = _scalars(self.onestep), _scalars(self.nuts)
         num_columns = min(4, len(rows))
         num_rows = -(-len(rows) // num_columns)
-        figure = Figure(figsize=(3.2 * num_columns, 2.4 * num_rows + 0.6), layout="constrained")
+        size = 3.2 * num_columns, 2.4 * num_rows + 0.6
+        figure = NotebookFigure(figsize=size, layout="constrained")
         axes = np.ravel(figure.subplots(num_rows, num_columns, squeeze=False))
         for axis, row in zip(axes, rows, strict=False):
             name = row["name"]

@@ -1,4 +1,4 @@
-"""`OneStep`: the inference class. How its results are read is in `readings` and `budgets`."""
+"""`OneStep`: the inference class. Its results are read by `readings`, `budgets` and `pictures`."""
 
 import os
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_uniform
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.numerics import numerics, refuse_transformations
 from numpyro_onestep._util.random import as_key
 from numpyro_onestep.checkpoint.files import Files
@@ -129,7 +130,7 @@ class OneStep(Pictures):
         """
         del extra_fields
         refuse_transformations((rng_key, args, kwargs, init_params))
-        with numerics():
+        with numerics(), progress.line(self.settings.draws.progress_bar):
             key, earlier = as_key(rng_key), self._last if self.warm_start else None
             if self._checkpoints is not None:
                 earlier = self._checkpoints.earlier(earlier)
@@ -206,9 +207,10 @@ class OneStep(Pictures):
             -6.6
         """
         refuse_transformations((rng_key, draws, args, kwargs))
-        with numerics():
+        with numerics(), progress.line(self.settings.draws.progress_bar):
             key, strategy = as_key(rng_key), self.init_strategy
-            values = given_values(key, self.model, args, kwargs, draws, strategy)
+            with progress.stage("reading the draws"):
+                values = given_values(key, self.model, args, kwargs, draws, strategy)
             given = Given.of(values, num_denoising_steps)
             self._infer(key, args, kwargs, given.start, given=given)
         report.warn(self.result.messages, stacklevel=2)

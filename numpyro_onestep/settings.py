@@ -212,7 +212,7 @@ class Settings:
       Default None: 10 for each sample; down to 2 with tens of thousands of rows of data, in
       thousands of dimensions, and in hundreds where the weights are even.
     - `batch_bytes`: memory that one batch of Jacobians may take, in bytes. Default 2**26 (64 MiB).
-    - `progress_bar`: show a progress bar while training. Default True.
+    - `progress_bar`: show in a terminal or notebook what `run` is doing. Default True.
 
     **Flow** (`Settings.flow`)
 

@@ -294,7 +294,7 @@ def test_a_run_of_which_only_the_flow_is_there_shows_its_training(quick):
         sampler.plot_weights()
 
 
-def test_a_comparison_leaves_no_state_in_pyplot():
+def test_a_comparison_has_a_picture_for_notebooks_and_leaves_no_state_in_pyplot():
     code = (
         "import sys, numpy as np\n"
         "from numpyro_onestep.compare import Comparison\n"
@@ -302,6 +302,7 @@ def test_a_comparison_leaves_no_state_in_pyplot():
         "found = Comparison(draws, draws, 1.0, 2.0, 0, {})\n"
         "figure = found.plot()\n"
         "assert len(figure.axes) == 2, figure.axes\n"
+        "assert figure._repr_png_().startswith(b'\\x89PNG')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

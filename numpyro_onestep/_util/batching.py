@@ -49,7 +49,12 @@ def map_in_batches(function: Callable, values: PyTree, limit: int = BATCH) -> Py
     return jax.tree.map(lambda leaf: leaf.reshape(num_batches * size, *leaf.shape[2:])[:n], results)
 
 
-def map_in_blocks(program: Callable, values: PyTree, size: int = BLOCK) -> PyTree:
+def map_in_blocks(
+    program: Callable,
+    values: PyTree,
+    size: int = BLOCK,
+    told: Callable[[int], None] | None = None,
+) -> PyTree:
     """Apply a compiled program to blocks of rows, all of one size, and join what it returns.
 
     Every block has `size` rows, so that another number of rows in all compiles nothing.  The last
@@ -59,6 +64,7 @@ def map_in_blocks(program: Callable, values: PyTree, size: int = BLOCK) -> PyTre
         program: a function from a pytree of arrays with `size` rows each to such a pytree.
         values: arrays of n rows each, n at least 1.
         size: rows of a block. Default 2000.
+        told: called with the number of rows whose results are there, block by block.
 
     Returns:
         NumPy arrays of n rows.
@@ -70,6 +76,10 @@ def map_in_blocks(program: Callable, values: PyTree, size: int = BLOCK) -> PyTre
         program(jax.tree.map(lambda leaf: _rows(leaf, begin, size), values))  # noqa: B023
         for begin in range(0, n, size)
     ]
+    if told is not None:
+        for index, block in enumerate(blocks):
+            jax.block_until_ready(block)
+            told(min((index + 1) * size, n))
     return jax.tree.map(lambda *leaves: _joined(leaves, n), *blocks)
 
 

@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, update_wrapper
+from functools import cache, update_wrapper, wraps
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.numerics import is_double, numerics
 
 # Compiled programs that are kept for later runs. Each target needs some ten; each program takes a
@@ -40,17 +41,19 @@ class compiled:  # noqa: N801, it is used as a decorator
 
     def __init__(self, function: Callable):
         update_wrapper(self, function)
-        self._on = cache(lambda backend: eqx.filter_jit(function, **_options(backend)))
+        self._on = cache(lambda backend: eqx.filter_jit(_told(function), **_options(backend)))
         self._begun: list[Future] = []
         self._lock = threading.Lock()
         _every.append(self)
 
     def __call__(self, *args, **kwargs) -> Any:
         """The function's value, after any compilation that `ahead` began has ended."""
-        for begun in self._take_begun():
-            begun.exception()  # waits; an error there will be raised again by the call below
-        with _collector_paused():
-            return self._on(jax.default_backend())(*args, **kwargs)
+        with progress.program():
+            for begun in self._take_begun():
+                progress.compiling()
+                begun.exception()  # waits; an error there will be raised again by the call below
+            with _collector_paused():
+                return self._on(jax.default_backend())(*args, **kwargs)
 
     def ahead(self, *args, **kwargs) -> None:
         """Begin to compile for arguments of such shapes, in another thread.
@@ -80,6 +83,17 @@ class compiled:  # noqa: N801, it is used as a decorator
         with self._lock:  # two threads may run a sampler each
             begun, self._begun = self._begun, []
         return begun
+
+
+def _told(function: Callable) -> Callable:
+    """The same function; where it is traced, so that a program is made of it, that is said."""
+
+    @wraps(function)
+    def traced(*args, **kwargs):
+        progress.compiling()
+        return function(*args, **kwargs)
+
+    return traced
 
 
 def begin(work: Callable[[], Any]) -> None:

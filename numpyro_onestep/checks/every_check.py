@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.random import numpy_generator, stream
 from numpyro_onestep.checks import effort
 from numpyro_onestep.checks.coverage import Missed, find_missed
@@ -25,6 +26,7 @@ class Found(NamedTuple):
     num_unexplained: int
 
 
+@progress.stage("checking the draws")
 def look_over(
     distribution: FlowDistribution,
     potential: PreconditionedPotential,

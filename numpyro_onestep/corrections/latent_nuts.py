@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro.infer import MCMC, NUTS
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator, stream
@@ -55,6 +56,7 @@ class LatentNUTS(AbstractCorrection):
 
     settings: DrawSettings
 
+    @progress.stage("running NUTS in the flow's space")
     def __call__(
         self,
         weighted: WeightedPool,
@@ -110,7 +112,7 @@ class LatentNUTS(AbstractCorrection):
             num_samples=self.settings.num_samples // self.num_chains,
             num_chains=self.num_chains,
             chain_method="vectorized",
-            progress_bar=self.settings.progress_bar,
+            progress_bar=False,  # there is one line for the whole run
         )
         fields = ("diverging", "num_steps", "accept_prob")
         mcmc.run(rng_key, init_params=start, extra_fields=fields)

@@ -36,6 +36,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.batching import map_in_batches, map_in_blocks
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator, stream
@@ -137,6 +138,7 @@ class ParticleGibbs(AbstractCorrection):
 
     settings: DrawSettings
 
+    @progress.stage("running particle Gibbs")
     def __call__(
         self,
         weighted: WeightedPool,

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.batching import BATCH, map_in_batches, map_in_blocks, side_by_side
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow import FlowDistribution, FlowMap
@@ -54,6 +55,7 @@ class Pool(NamedTuple):
         return self.log_density - self.log_mixture
 
 
+@progress.stage("weighing")
 def draw_pool(
     distribution: FlowDistribution,
     potential: Any,
@@ -78,7 +80,10 @@ def draw_pool(
     inflated = num_inflated / num
     size = _batch_size(distribution, batch_bytes)
     x, log_density, log_q, log_mixture, sign = map_in_blocks(
-        lambda rows: _weigh(distribution, potential, rows, inflated, size), z, _BATCHES * size
+        lambda rows: _weigh(distribution, potential, rows, inflated, size),
+        z,
+        _BATCHES * size,
+        told=lambda done: progress.detail(f"{done:,} of {num:,} draws"),
     )
     return Pool(x, log_density, log_q, log_mixture, sign, own, z)
 

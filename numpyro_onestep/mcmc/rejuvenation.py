@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.batching import BLOCK
 from numpyro_onestep._util.numerics import clipped
 from numpyro_onestep._util.random import stream
@@ -42,6 +43,7 @@ class Rejuvenated(NamedTuple):
     change: float  # largest change of a log standard deviation that noise does not explain, or 0
 
 
+@progress.stage("moving the draws by HMC")
 def rejuvenate(
     potential: PreconditionedPotential,
     x: Float[Any, "n d"],

@@ -18,6 +18,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep.flow.base_distribution import (
@@ -47,6 +48,7 @@ _PARTICLES_PER_PARAMETER = 2
 _ELBO_BATCHES = 16
 
 
+@progress.stage("fitting a mixture")
 def fit_mixture(potential: Potential, population: Population, rng_key: PRNGKeyArray) -> Fit:
     """A mixture for the base distribution, with its ELBO.
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.special import logsumexp
 
 from numpyro_onestep import limits
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.batching import map_in_batches
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import numpy_generator, stream
@@ -89,6 +90,7 @@ def require_explorable(d: int) -> None:
         )
 
 
+@progress.stage("exploring by tempered SMC")
 def explore(
     potential: Potential,
     start: Float[Any, " d"],

@@ -13,6 +13,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.flow import FlowMap
@@ -36,6 +37,7 @@ class _State(NamedTuple):
     opt_state: Any  # optax's
 
 
+@progress.stage("training on the given draws")
 def train_on_draws(
     flow: FlowMap,
     y: Float[np.ndarray, "n d"],

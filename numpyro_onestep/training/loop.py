@@ -18,8 +18,8 @@ import jax.random as jr
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
-from tqdm.auto import tqdm
 
+from numpyro_onestep._util import progress
 from numpyro_onestep._util.compilation import compiled
 from numpyro_onestep._util.random import stream
 from numpyro_onestep.flow import (
@@ -34,7 +34,7 @@ from numpyro_onestep.training.progress import Place, Recorder, arrays_of, with_a
 from numpyro_onestep.training.stages import Records, Stage, is_from_gaussian, losses
 
 # Iterations that are compiled into one call.  With fewer the overhead of a call would matter, with
-# more an interrupt and the progress bar would have to wait.
+# more an interrupt would have to wait.
 _CHUNK = 100
 # Gap (nats) below which training may end early: of a structured map, and of a flow that goes on
 # from an earlier one; and the dimension from which on they grow in proportion.
@@ -212,10 +212,10 @@ class _Run:
             self.flow, self.learning_rate_scale = state.flow, float(state.learning_rate_scale)
 
         num_steps = self.distribution.num_steps
-        name = stage if num_steps == 1 else f"{stage}, {num_steps} flow steps"
-        shown = self.settings.draws.progress_bar
-        in_all = num_constant + num_cooling
-        with tqdm(total=in_all, initial=done, desc=name, unit="it", disable=not shown) as bar:
+        name = "distilling" if stage == "distillation" else "training"
+        name += f" for {num_steps} flow steps" if num_steps > 1 else ""
+        with progress.stage(name):
+            progress.detail(f"{done}/{num_constant + num_cooling}")
 
             def advance(state: TrainingState, rates: np.ndarray) -> TrainingState:
                 nonlocal safe
@@ -233,11 +233,13 @@ class _Run:
                     accepted.append(np.asarray(records.loss))
                 self.flow = state.flow
                 self.learning_rate_scale = float(state.learning_rate_scale)
-                bar.set_postfix(bound=f"{-np.mean(records.loss):.3f}", refresh=False)
-                bar.update(len(rates))
                 return state
 
             def reached(state: TrainingState) -> None:
+                bound = (
+                    f"{'ELBO' if stage == 'evidence' else 'bound'} {-np.mean(chunks[-1].loss):.3f}"
+                )
+                progress.detail(f"{done}/{num_constant + num_cooling}, {bound}")
                 self.place = Place(
                     stage=stage,
                     done=done,
@@ -265,7 +267,7 @@ class _Run:
                     if judged.converged:
                         num_cooling = math.ceil(judged.cooling_fraction * done / _CHUNK) * _CHUNK
                         num_cooling = min(num_cooling, total - done)
-                        num_constant, bar.total = done, done + num_cooling
+                        num_constant = done
                 reached(state)
             self.cooling_from = num_constant
             rates = np.linspace(schedule.learning_rate, 0.0, num_cooling, dtype=np.float32)
