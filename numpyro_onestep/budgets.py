@@ -5,6 +5,7 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from numpyro_onestep.composition import Composed
 from numpyro_onestep.diagnostics import report
+from numpyro_onestep.diagnostics.codes import coded
 from numpyro_onestep.flow import FlowMap
 from numpyro_onestep.importance.evidence import Evidence, weigh
 from numpyro_onestep.importance.interval import EvidenceInterval, evidence_interval
@@ -102,7 +103,7 @@ class StepBudgets(Composed):
             "may lead far from the posterior (evaluate() shows how far). A flow that is good at "
             "every step budget is trained with num_distillation_steps=2000, elbo_weight=0."
         )
-        report.warn((message,), stacklevel=3)
+        report.warn((coded(message, "step-budget"),), stacklevel=3)
 
     def evaluate(
         self, rng_key: PRNGKeyArray, num_flow_steps: int, num_draws: int = 10_000

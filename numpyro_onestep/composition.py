@@ -7,6 +7,7 @@ from jaxtyping import PRNGKeyArray
 
 from numpyro_onestep.density_head import LogProbHead, fit_head
 from numpyro_onestep.diagnostics import report
+from numpyro_onestep.diagnostics.codes import coded
 from numpyro_onestep.flow import FlowDistribution, FlowTransform
 from numpyro_onestep.prior import FlowPrior
 from numpyro_onestep.readings import Readings
@@ -138,5 +139,5 @@ class Composed(Readings):
                 "square), since the flow's density is steep somewhere, as in a neck: use "
                 "head.log_prob(x, exact=True)."
             )
-            report.warn((message,), stacklevel=2)
+            report.warn((coded(message, "head"),), stacklevel=2)
         return head

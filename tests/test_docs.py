@@ -1,4 +1,4 @@
-"""The pages: every link leads somewhere, and every file that they name is there."""
+"""The pages: every link leads somewhere, what they name is there, every warning is explained."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.readme import with_table
+from numpyro_onestep.diagnostics.codes import CODES
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
@@ -44,3 +45,9 @@ def test_every_file_of_the_package_that_a_page_names_is_there(page):
 def test_the_readme_has_the_figures_that_were_measured():
     text = (ROOT / "README.md").read_text()
     assert with_table(text) == text
+
+
+def test_every_warning_has_a_heading_of_its_code():
+    page = (ROOT / "docs" / "reading_the_verdict.md").read_text()
+    headings = re.findall(r"^### ([\w-]+): ", page, flags=re.MULTILINE)
+    assert sorted(headings) == sorted(CODES)

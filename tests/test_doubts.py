@@ -339,7 +339,7 @@ def test_the_likeliest_cause_comes_first_and_the_others_are_listed(schools):
     assert seen == (
         "the density ends in tau where it is high; redrawing mu from its conditional density "
         "changes the draws; neighbouring floats are 0.25 nats apart; the map folds at 2.00% of "
-        "the draws.)"
+        "the draws.) [missed-modes]"
     )
     assert len(doubts(result)) == 7
 

@@ -88,7 +88,7 @@ class _Notebook:
     """An output of the cell that runs, whose text is replaced by what is written."""
 
     def __init__(self):
-        from IPython import display
+        from IPython import display  # pyright: ignore[reportMissingImports]
 
         self._text = ""
         self._output: Any = display.display(self._shown(""), raw=True, display_id=True)

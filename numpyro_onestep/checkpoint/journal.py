@@ -22,6 +22,7 @@ from numpyro_onestep._util.numerics import numerics
 from numpyro_onestep.checkpoint import finished
 from numpyro_onestep.checkpoint.files import Files
 from numpyro_onestep.checkpoint.identity import difference, identity_of
+from numpyro_onestep.diagnostics.codes import coded
 from numpyro_onestep.diagnostics.report import OneStepWarning
 from numpyro_onestep.problem import Problem
 from numpyro_onestep.result import Result, Trained
@@ -197,12 +198,11 @@ class Journal:
         except OSError as error:
             # The run itself is fine, and may have taken hours.
             self._is_recording = False
-            warnings.warn(
+            message = (
                 f"The checkpoint {self._path} could not be written ({error.strerror}): the run "
-                "goes on without further ones.",
-                OneStepWarning,
-                stacklevel=2,
+                "goes on without further ones."
             )
+            warnings.warn(coded(message, "checkpoint"), OneStepWarning, stacklevel=2)
         self._written_place, self._last_write = self._place, time.monotonic()
 
 

@@ -54,6 +54,7 @@ class Doubt(NamedTuple):
     sign: str  # what was seen, in a few words
     cause: str  # its cause if nothing likelier is seen, with the remedy
     rank: int  # the doubt of lowest rank comes first
+    code: str  # one of `codes.CODES`
 
 
 def doubts(run: Drawn) -> list[Doubt]:
@@ -70,6 +71,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                 "beyond, as that of a bound of the data is. No gradient shows an edge, so the flow "
                 f"cannot be trained to it. {modes}",
                 0,
+                "edge",
             )
         )
     if scan is not None and scan.step and not (_is_sound(evidence) and scan.off <= 1):
@@ -80,6 +82,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                 "a change point between two observations. No gradient shows a step, so the flow "
                 f"cannot be trained to it. Sum over the places of the step, or: {modes}",
                 1,
+                "step",
             )
         )
     if scan is not None and scan.off > 1:
@@ -90,6 +93,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                 "density has mass in other places than the draws, in a narrow part or in another "
                 f"mode. {modes}",
                 3,
+                "conditionals",
             )
         )
     if not math.isfinite(evidence.log_evidence):
@@ -100,6 +104,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                 "init_params= in a region of high density, and check the model for terms that are "
                 f"not finite. {modes}",
                 2,
+                "no-density",
             )
         )
     scan_edge = scan is not None and scan.edge
@@ -113,6 +118,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                 "for overflow (exp of a wide parameter) and for matrices that are nearly "
                 "singular (add to their diagonal).",
                 4,
+                "not-a-number",
             )
         )
     elif training.num_non_finite > _NEGLIGIBLE_SKIPPED * len(training.losses) and not scan_edge:
@@ -124,6 +130,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                 "model for overflow (exp of a wide parameter) and for matrices that are nearly "
                 "singular (add to their diagonal).",
                 4,
+                "skipped-steps",
             )
         )
     if folds(evidence):
@@ -135,6 +142,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                 "their weight, so two draws may share a point, and neither the ELBO nor the log "
                 "evidence is a bound. Take num_flow_steps=4, or a smaller learning_rate.",
                 6,
+                "fold",
             )
         )
     if run.num_unexplained and not _is_sound(evidence):
@@ -146,6 +154,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                 "Take structure=None (up to some hundred dimensions), or name the sites that "
                 "others depend on, as in structure=['mu', 'tau'].",
                 5,
+                "interactions",
             )
         )
     found += _tail_doubts(evidence, corrected, mixture, modes)
@@ -158,6 +167,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                     f"{LARGEST_R_HAT}: they have not mixed, so the draws may be wrong. Raise "
                     "num_samples, or train longer (max_steps=).",
                     7,
+                    "r-hat",
                 )
             )
         if corrected.divergences:
@@ -168,6 +178,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                     "part of the posterior may be missing. Train longer (max_steps=), or take "
                     "num_flow_steps=4.",
                     7,
+                    "divergences",
                 )
             )
     found += _grain_doubts(run)
@@ -180,6 +191,7 @@ def doubts(run: Drawn) -> list[Doubt]:
                 "no better. Leave target_precision at 'auto', or use 64-bit floats "
                 "(numpyro.enable_x64()).",
                 5,
+                "resolution",
             )
         )
     found += _training_doubts(training, evidence, bool(found))
@@ -198,7 +210,7 @@ def _grain_doubts(run: Drawn) -> list[Doubt]:
         "from the data, so that values are near zero; leave target_precision at 'auto', or use "
         "64-bit floats (numpyro.enable_x64())."
     )
-    return [Doubt(sign, cause, 2)]
+    return [Doubt(sign, cause, 2, "grain")]
 
 
 def _is_sound(evidence: Evidence) -> bool:
@@ -252,7 +264,7 @@ def _tail_doubts(
             f"ring: {'; '.join(signs)}, and the pool is worth {evidence.ess_fraction:.1%} of its "
             f"draws. So {affected} may be wrong. {modes}"
         )
-        return [Doubt(signs[0], cause, 8)]
+        return [Doubt(signs[0], cause, 8, "poor-fit")]
     remedy = "Take correction='nuts', reparameterise the model (non-centred where groups hold few "
     remedy += "data), or compare with NUTS."
     if chains or mixture:
@@ -261,7 +273,7 @@ def _tail_doubts(
         "The flow gives a tail or a neck of the posterior too little mass: "
         f"{'; '.join(signs)}. So {affected} may be wrong. {remedy}"
     )
-    return [Doubt(signs[0], cause, 9)]
+    return [Doubt(signs[0], cause, 9, "tail")]
 
 
 def _training_doubts(training: TrainingResult, evidence: Evidence, already: bool) -> list[Doubt]:
@@ -278,19 +290,19 @@ def _training_doubts(training: TrainingResult, evidence: Evidence, already: bool
             "converged. Take a smaller learning_rate or num_flow_steps=4, or "
             "reparameterise the model."
         )
-        return [Doubt(f"training went on at {rate:.1%} of its rate", cause, 5)]
+        return [Doubt(f"training went on at {rate:.1%} of its rate", cause, 5, "stalled")]
     if not training.is_judged:
         cause = (
             f"Training ended after {len(training.losses)} iterations, before its convergence could "
             "be judged. Raise max_steps."
         )
-        return [Doubt("training ended early", cause, 5)]
+        return [Doubt("training ended early", cause, 5, "short-training")]
     if training.still_rising:
         cause = (
             f"Training ended at max_steps while the ELBO was still rising (by "
             f"{training.final_rise:.3f} nats over the last quarter). Raise max_steps."
         )
-        return [Doubt("the ELBO was still rising", cause, 5)]
+        return [Doubt("the ELBO was still rising", cause, 5, "still-rising")]
     return []
 
 
@@ -334,7 +346,7 @@ def missed_modes(run: Drawn, missed: Missed) -> Doubt:
         f"{mass:.0%} of the mass; the heaviest at {_place(run, missed.where)}. The "
         f"draws and the evidence are those of the rest of the posterior alone. {remedy}"
     )
-    return Doubt(f"{modes} without draws", sentence, -1)
+    return Doubt(f"{modes} without draws", sentence, -1, "missed-modes")
 
 
 def _place(run: Drawn, x: Float[Any, " d"]) -> str:

@@ -9,6 +9,7 @@ first.
 import warnings
 
 from numpyro_onestep.corrections.base import Corrected
+from numpyro_onestep.diagnostics.codes import coded
 from numpyro_onestep.diagnostics.disagreement import disagreements
 from numpyro_onestep.diagnostics.doubts import doubts, missed, missed_modes
 from numpyro_onestep.result import Drawn, Result
@@ -17,7 +18,10 @@ from numpyro_onestep.training.loop import TrainingResult
 
 
 class OneStepWarning(UserWarning):
-    """A warning that a result may be wrong; it says why and what to do."""
+    """A warning that a result may be wrong; it says why and what to do.
+
+    It ends with its code in brackets (`diagnostics/codes.py`, docs/reading_the_verdict.md).
+    """
 
 
 def check(run: Drawn) -> tuple[str, ...]:
@@ -29,30 +33,33 @@ def check(run: Drawn) -> tuple[str, ...]:
     if found:
         signs = list(dict.fromkeys(doubt.sign for doubt in found[1:]))[:4]
         also = f" (Also seen: {'; '.join(signs)}.)" if signs else ""
-        messages.append(found[0].cause + also)
+        messages.append(coded(found[0].cause + also, found[0].code))
     if run.training.interrupted:
-        messages.append(
+        message = (
             "Training was interrupted; the draws come from the flow as it was then. Their weights "
             "are exact all the same. Call run() again to train to the end."
         )
-    messages += disagreements(run)
+        messages.append(coded(message, "interrupted"))
+    messages += [coded(message, "given-draws") for message in disagreements(run)]
     flat = run.problem.flat
     if flat:
         shown = ", ".join(flat[:3]) + (f" and {len(flat) - 3} more" if len(flat) > 3 else "")
-        messages.append(
+        message = (
             f"A flat direction: nothing depends on {shown} (unconstrained), so the posterior has "
             "no scale there. The draws there are a standard normal's and mean nothing, and the log "
             "evidence is that of the rest, which is not affected. Remove the site, fix one of "
             "several, or give it a proper prior."
         )
+        messages.append(coded(message, "flat"))
     for site in run.problem.target.sites:
         if site.subsample:
             some, size = site.subsample
-            messages.append(
+            message = (
                 f"The plate {site.name!r} draws {some} of its {size} members. One choice was made "
                 "and kept for the whole run, so draws and evidence are those of these members "
                 "alone, each counted several times. Leave subsample_size out to use all the data."
             )
+            messages.append(coded(message, "subsample"))
     return tuple(messages)
 
 
