@@ -1,6 +1,7 @@
 # make demo   set everything up and run the eight-schools example
 # make test   set everything up and run the tests (ARGS=... goes to pytest)
-# make docs   set everything up and build the site in docs/_build/html (NOTEBOOKS=off runs no code)
+# make docs   set everything up and build the site in docs/_build/html (NOTEBOOKS=off runs no code,
+#             NOTEBOOKS=first_run that of one page)
 # make lint   set everything up and run linter, format check and type check
 PYTHON ?= python3
 VENV ?= .venv

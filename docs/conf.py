@@ -1,8 +1,11 @@
 """Builds the site: `make docs`. Pages are MyST Markdown, and those with code cells are executed."""
 
 import os
+from pathlib import Path
 
 from numpyro_onestep import __version__
+
+DOCS = Path(__file__).parent
 
 project = "numpyro_onestep"
 author = "the numpyro_onestep developers"
@@ -32,8 +35,12 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 
 # A page is executed again only where its code has changed: outputs are kept in docs/_build.
-# NOTEBOOKS=off builds the pages without their outputs, for a look at the text.
-nb_execution_mode = os.environ.get("NOTEBOOKS", "cache")
+# NOTEBOOKS=off builds the pages without their outputs, and NOTEBOOKS=first_run executes one alone.
+_wanted = os.environ.get("NOTEBOOKS", "all")
+nb_execution_mode = "off" if _wanted == "off" else "cache"
+if _wanted not in ("off", "all"):
+    _pages = (path.relative_to(DOCS) for path in DOCS.glob("**/*.md"))
+    nb_execution_excludepatterns = [str(p) for p in _pages if str(p) != f"{_wanted}.md"]
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
