@@ -154,6 +154,26 @@ def test_a_flat_direction_of_several_sites_is_named_and_left_out(model):
     assert abs(np.log(seen.std() / 0.5)) < 0.06
 
 
+def test_a_plateau_is_no_flat_direction():
+    """U is constant around the start, and its slope zero there, but it rises further out."""
+    sampler = OneStep(
+        potential_fn=lambda x: jnp.sum(jax.nn.relu(jnp.abs(x) - 2)), progress_bar=False
+    )
+    sampler.run(jr.key(0), init_params=jnp.zeros(2))
+    assert sampler.messages == []
+    error = 4 * sampler.log_evidence_std_error + 0.005
+    assert abs(sampler.log_evidence - 2 * np.log(6)) < error
+
+
+def test_a_density_of_steps_alone_is_not_called_flat():
+    sampler = OneStep(
+        potential_fn=lambda x: jnp.floor(2 * jnp.abs(x)).sum(), num_flow_steps=1, progress_bar=False
+    )
+    with pytest.warns(OneStepWarning, match="not those of the model"):
+        sampler.run(jr.key(0), init_params=jnp.ones(2))
+    assert not any("flat" in message for message in sampler.messages)
+
+
 def test_a_wide_direction_is_no_flat_one():
     # What a and b have in common is known to 3000, their difference to one.
     def model():

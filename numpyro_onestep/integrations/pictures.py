@@ -19,6 +19,8 @@ OURS, OTHER, THIRD = "C3", "0.6", "C0"  # colours: OneStep, what stands beside i
 # thousands of nats below.
 _LOWEST_SHOWN = 0.03
 _MOST_POINTS = 2000  # of the empirical tail; more cannot be told apart
+# Width of the picture of the evidence (nats): bars of a thousandth would look far apart in less.
+_NARROWEST_NATS = 0.01
 _NUM_ERRORS = 2  # standard errors that a bar is long, to either side
 
 
@@ -229,6 +231,9 @@ def evidence(ax: Any, found: Evidence, interval: EvidenceInterval) -> Any:
     ax.set_yticks([2, 1, 0], names)
     ax.set_ylim(-0.6, 2.6)
     ax.margins(x=0.12)
+    left, right = ax.get_xlim()
+    missing = max(_NARROWEST_NATS - (right - left), 0.0)
+    ax.set_xlim(left - missing / 2, right + missing / 2)
     ax.ticklabel_format(axis="x", useOffset=False)
     ax.locator_params(axis="x", nbins=6)
     ax.set_xlabel("nats")

@@ -92,7 +92,7 @@ def find_completion(
     gradient = gradient[np.isfinite(gradient).all(1)]
     if not len(gradient):
         return None  # without a point of finite density nothing can be tested
-    flat, slope = _flat(potential, at, gradient, candidates)
+    flat, slope = _flat(potential, at, gradient, candidates, rng)
     periodic = periodic & candidates & ~flat
     directions = np.zeros((0, at.size), at.dtype)
     if several:
@@ -103,18 +103,24 @@ def find_completion(
     return Completion(*(jnp.asarray(part) for part in parts))
 
 
-def _flat(potential: Any, at: Any, gradient: Any, among: Any):
+def _flat(potential: Any, at: Any, gradient: Any, among: Any, rng: np.random.Generator):
     """Coordinates along which the slope of U is the same everywhere, and that slope."""
     slope = gradient[0]
     rounding = 16 * np.finfo(at.dtype).eps * (1 + abs(slope))
     flat = (abs(gradient - slope) <= rounding).all(0) & among
-    # A slope of exactly zero at all points is no coincidence.  Such coordinates need no further
-    # test, which would take long where there are thousands.
-    steep = np.flatnonzero(flat & (gradient != 0).any(0))
-    if len(steep):
-        along = np.zeros((len(steep), at.size))
-        along[np.arange(len(steep)), steep] = 1
-        flat[steep] = _stays(potential, at, along, slope[steep], _SHORT_STEPS)
+    # Where the slope is exactly zero at all points, nothing depends on the coordinates, or U has
+    # steps.  All of them are moved at once, since one by one would take long where there are
+    # thousands.
+    zero = flat & (gradient == 0).all(0)
+    if zero.any():
+        along = zero * rng.standard_normal((_NUM_POINTS, at.size))
+        if not _stays(potential, at, along, np.zeros(len(along)), _SHORT_STEPS).all():
+            zero[:] = False
+    tested = np.flatnonzero(flat & ~zero)
+    if len(tested):
+        along = np.zeros((len(tested), at.size))
+        along[np.arange(len(tested)), tested] = 1
+        flat[tested] = _stays(potential, at, along, slope[tested], _SHORT_STEPS)
     return flat, np.where(flat, slope, 0).astype(at.dtype)
 
 
