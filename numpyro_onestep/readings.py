@@ -251,17 +251,32 @@ class Readings(MCMC):
             raise AttributeError(f"OneStep.{name} is now called {_RENAMED[name]}: use that name.")
         raise AttributeError(f"OneStep has no attribute {name!r}.")
 
-    def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = True) -> None:
+    def print_summary(
+        self,
+        prob: float = 0.9,
+        exclude_deterministic: bool = True,
+        sites: Sequence[str] | None = None,
+    ) -> None:
         """Print NumPyro's table of the draws, and below it evidence, diagnostics and verdict.
 
         Args:
             prob: mass of the highest-density interval. Default 0.9.
             exclude_deterministic: leave deterministic sites and discrete latent ones out of the
                 table. Default True, as for MCMC.
+            sites: names of the sites in the table, of whatever kind, where there are hundreds of
+                rows. Default None: all of them.
+
+        Raises:
+            ValueError: one of `sites` is no site of the model.
         """
         result = self.result
         samples = self.get_samples(group_by_chain=True)
-        if exclude_deterministic:
+        if sites is not None:
+            unknown = [name for name in sites if name not in samples]
+            if unknown:
+                raise ValueError(f"sites= has {unknown[0]!r}, but the sites are {list(samples)}.")
+            samples = {name: samples[name] for name in sites}
+        elif exclude_deterministic:
             samples = result.problem.target.continuous(samples)
         grouped = flatten_names(samples)
         if next(iter(grouped.values())).shape[1] >= _FEWEST_SUMMARISED:

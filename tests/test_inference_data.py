@@ -146,6 +146,12 @@ def test_deterministic_pytrees_and_truth_values_are_summarised(gap, capsys):
     table = capsys.readouterr().out
     assert "parts.1.d[3]" in table
     assert "parts.2.is_positive[3]" in table
+    gap.print_summary(sites=["d"])
+    table = capsys.readouterr().out
+    assert "d[3]" in table
+    assert "parts" not in table
+    with pytest.raises(ValueError, match="'nothing', but the sites are"):
+        gap.print_summary(sites=["nothing"])
 
 
 def test_deterministic_pytrees_beside_nuts(gap):
