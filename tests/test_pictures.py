@@ -16,6 +16,7 @@ from numpyro_onestep import OneStep, inference
 from numpyro_onestep.importance.evidence import weigh
 from numpyro_onestep.importance.psis import tail_of
 from numpyro_onestep.integrations import structure_picture
+from numpyro_onestep.storage.tree import decoded, encoded
 from numpyro_onestep.structure.structure import structure_of
 from tests.conftest import EFFECT, QUICK, STD_ERROR, eight_schools
 from tests.graphs import graph, hierarchy
@@ -280,6 +281,28 @@ def test_pictures_of_a_run_from_a_file_are_the_same(fixture, request, tmp_path):
     np.testing.assert_array_equal(cells(sampler.plot_structure()), cells(again.plot_structure()))
     with pytest.raises(RuntimeError, match="without its data"):
         PLOTS["evidence"](again)
+
+
+def test_a_file_of_an_earlier_version_has_pictures_of_what_it_holds(structured):
+    arrays = []
+    tree = encoded(structured.result, arrays)
+    run, training = tree["fields"], tree["fields"]["training"]["fields"]
+    structure = run["fit"]["fields"]["structure"]["fields"]
+    for fields, name in (
+        (run, "trained_before"),
+        (run, "trained_after"),
+        (training, "cooling_from"),
+        (structure, "edges"),
+    ):
+        del fields[name]
+    earlier = pickle.loads(pickle.dumps(structured))
+    earlier._last = decoded(tree, arrays)
+    object.__setattr__(earlier._last, "problem", structured.result.problem)
+    _, y = line(earlier.plot_training(), "each iteration")
+    np.testing.assert_array_equal(y, -structured.losses)
+    np.testing.assert_array_equal(
+        cells(earlier.plot_structure()), cells(structured.plot_structure())
+    )
 
 
 def test_a_run_of_which_only_the_flow_is_there_shows_its_training(quick):

@@ -12,9 +12,11 @@ import re
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
+from importlib import import_module
 from typing import Any
 
 _SECONDS_BETWEEN = 0.5
@@ -44,9 +46,9 @@ class _Line:
         self._bar = Bar(bar_format="{desc}", file=stream, leave=False, dynamic_ncols=True)
         self.write()
         # In a copy of the context, by which a kernel knows the cell that the output belongs to.
-        run = copy_context().run
+        arguments = _keep_writing, weakref.ref(self), self._ended
         self._thread = threading.Thread(
-            target=run, args=(self._keep_writing,), name="progress", daemon=True
+            target=copy_context().run, args=arguments, name="progress", daemon=True
         )
         self._thread.start()
 
@@ -70,10 +72,6 @@ class _Line:
         except Exception:
             self._ended.set()  # a line that cannot be shown must not end the run
 
-    def _keep_writing(self) -> None:
-        while not self._ended.wait(_SECONDS_BETWEEN):
-            self.write()
-
     def close(self) -> None:
         """End the thread, and clear the line."""
         self._ended.set()
@@ -84,14 +82,23 @@ class _Line:
                 self._bar.close()
 
 
+def _keep_writing(line: weakref.ref, ended: threading.Event) -> None:
+    """Write the line until it has ended, or nobody has it any more."""
+    while not ended.wait(_SECONDS_BETWEEN):
+        shown = line()
+        if shown is None:
+            return
+        shown.write()
+        del shown
+
+
 class _Notebook:
     """An output of the cell that runs, whose text is replaced by what is written."""
 
     def __init__(self):
-        from IPython import display  # pyright: ignore[reportMissingImports]
-
+        display = import_module("IPython.display").display
         self._text = ""
-        self._output: Any = display.display(self._shown(""), raw=True, display_id=True)
+        self._output: Any = display(self._shown(""), raw=True, display_id=True)
 
     def write(self, text: str) -> None:
         """Show this text instead."""

@@ -80,7 +80,7 @@ def training(ax: Any, run: Trained) -> Any:
         low, high = np.quantile(every, [_LOWEST_SHOWN, 1.0])
         margin = 0.06 * (high - low) or 0.5
         ax.set_ylim(low - margin, high + margin)
-    ax.set_xlim(0, max(at, 1))
+    ax.set_xlim(0, 1.02 * max(at, 1))
     ax.set_xlabel("training iteration")
     ax.set_ylabel("ELBO (nats)")
     ax.ticklabel_format(axis="y", useOffset=False)
