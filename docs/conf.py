@@ -58,3 +58,9 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True  # attributes of a dataclass are documented once
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def setup(app):
+    """Let pages be read side by side: the extension adds a folder of files, and does not say so."""
+    offline = app.extensions["sphinx-mathjax-offline"]
+    offline.parallel_read_safe = offline.parallel_write_safe = True
