@@ -103,7 +103,7 @@ class Comparison:
             from numpyro_onestep.integrations.figure import NotebookFigure
         except ImportError as error:
             raise ImportError(
-                "Comparison.plot needs matplotlib: pip install 'numpyro_onestep[plot]'."
+                "Comparison.plot needs matplotlib: pip install matplotlib."
             ) from error
         rows = [row for row in self.rows() if np.isfinite(row["mean_error"])][:max_panels]
         ours, nuts = _scalars(self.onestep), _scalars(self.nuts)

@@ -34,7 +34,7 @@ def funsor() -> Any:
     except ImportError as error:
         raise ImportError(
             "The model has discrete latent sites, and to sum them out NumPyro needs the package "
-            "funsor: pip install 'numpyro_onestep[enumerate]'."
+            "funsor: pip install funsor."
         ) from error
 
 
