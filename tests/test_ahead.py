@@ -34,6 +34,9 @@ PROGRAMS = {
 }
 
 
+ALL = ["run_chunk", "_sample_base", "_weigh", "_matched"]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_other_programs():
     """Where other tests have left many programs, a run would drop them all, and the counts err."""
@@ -63,14 +66,13 @@ def num_kept(name):
     ("d", "settings", "ahead", "later"),
     [
         # No other test has such a model, so that nothing of it is compiled before.
-        (3, {}, ["run_chunk", "_sample_base", "_weigh", "_matched"], ["initial_state"]),
-        (4, {"num_flow_steps": 2}, ["run_chunk", "_sample_base", "_weigh", "_matched"], []),
+        (3, {}, ALL, ["initial_state"]),
+        pytest.param(4, {"num_flow_steps": 2}, ALL, [], marks=pytest.mark.slow),
         # A large pool, of which no whole tenth can be inflated.
-        (
-            *(7, {"num_samples": 7001, "pool_size": 70_001}),
-            *(["run_chunk", "_sample_base", "_weigh", "_matched"], []),
+        pytest.param(
+            *(7, {"num_samples": 7001, "pool_size": 70_001}, ALL, []), marks=pytest.mark.slow
         ),
-        (5, {"correction": None}, ["run_chunk", "_sample_base", "_weigh", "_matched"], []),
+        pytest.param(5, {"correction": None}, ALL, [], marks=pytest.mark.slow),
         # Its base distribution is not known until particles have looked for modes.
         pytest.param(
             *(6, {"multimodal": True}, ["_matched", "_descents"], ["run_chunk", "_weigh"]),

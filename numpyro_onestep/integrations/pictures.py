@@ -40,9 +40,7 @@ def axes_for(picture: str, ax: Any, size: tuple[float, float] = (6.4, 4.0)) -> A
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError(
-            f"{picture} needs matplotlib: pip install matplotlib."
-        ) from error
+        raise ImportError(f"{picture} needs matplotlib: pip install matplotlib.") from error
     return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
