@@ -263,7 +263,7 @@ def test_a_picture_before_a_run_is_an_error(name):
 def test_without_matplotlib_the_error_says_what_to_install(quick, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name, plot in PLOTS.items():
-        message = rf"OneStep\.plot_{name} needs matplotlib: pip install 'numpyro_onestep\[plot\]'"
+        message = rf"OneStep\.plot_{name} needs matplotlib: pip install matplotlib"
         with pytest.raises(ImportError, match=message):
             plot(quick)
 
