@@ -25,12 +25,12 @@ from tests.conftest import (
 @pytest.mark.parametrize("name", CORRECTIONS, ids=str)
 def test_every_correction_keeps_the_protocol(name, schools):
     """From a pool of known worth to draws that have the posterior's moments, as the base says."""
-    settings = DrawSettings(num_samples=800, correction=name, progress_bar=False)
+    settings = DrawSettings(num_samples=2000, correction=name, progress_bar=False)
     correction, result = correction_of(settings), schools.result
     assert isinstance(correction, AbstractCorrection)
     parts = result.weighted, result.distribution, result.problem.potential
     corrected, again = (correction(*parts, jr.key(3)) for _ in range(2))
-    assert corrected.x.shape == (800, result.pool.x.shape[1])
+    assert corrected.x.shape == (2000, result.pool.x.shape[1])
     assert np.isfinite(corrected.x).all()
     np.testing.assert_array_equal(corrected.x, again.x)  # by the key alone
     assert corrected.line
@@ -39,12 +39,12 @@ def test_every_correction_keeps_the_protocol(name, schools):
     if corrected.chosen is not None:
         np.testing.assert_array_equal(corrected.x, result.pool.x[corrected.chosen])
     for value in corrected.stats.values():
-        assert len(value) == 800
+        assert len(value) == 2000
     # Means as those of the pool's weights; of chains the effective size may be a quarter.
     weights = np.exp(result.smoothed_log_weights)
     mean = weights @ result.pool.x
     sd = np.sqrt(weights @ (result.pool.x - mean) ** 2)
-    assert np.all(abs(corrected.x.mean(0) - mean) < 4.5 * sd / 200**0.5)
+    assert np.all(abs(corrected.x.mean(0) - mean) < 4.5 * sd / 500**0.5)
     assert np.all(abs(np.log(corrected.x.std(0) / sd)) < 0.3)
 
 

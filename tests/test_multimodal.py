@@ -98,6 +98,9 @@ def sign_ambiguity(x, y):
 def test_a_model_with_two_signs():
     x = jnp.linspace(-1, 1, 30)
     y = 3.0 * x
+    blind = OneStep(sign_ambiguity, progress_bar=False)
+    with pytest.warns(OneStepWarning):
+        blind.run(jr.key(3), x, y)
     both = OneStep(sign_ambiguity, multimodal=True, progress_bar=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OneStepWarning)  # Pareto k is near its limit here
