@@ -11,7 +11,6 @@ that has ended, the result.
 """
 
 import time
-import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -22,8 +21,8 @@ from numpyro_onestep._util.numerics import numerics
 from numpyro_onestep.checkpoint import finished
 from numpyro_onestep.checkpoint.files import Files
 from numpyro_onestep.checkpoint.identity import difference, identity_of
+from numpyro_onestep.diagnostics import report
 from numpyro_onestep.diagnostics.codes import coded
-from numpyro_onestep.diagnostics.report import OneStepWarning
 from numpyro_onestep.problem import Problem
 from numpyro_onestep.result import Result, Trained
 from numpyro_onestep.settings import Settings
@@ -202,7 +201,7 @@ class Journal:
                 f"The checkpoint {self._path} could not be written ({error.strerror}): the run "
                 "goes on without further ones."
             )
-            warnings.warn(coded(message, "checkpoint"), OneStepWarning, stacklevel=2)
+            report.warn((coded(message, "checkpoint"),), stacklevel=2)
         self._written_place, self._last_write = self._place, time.monotonic()
 
 

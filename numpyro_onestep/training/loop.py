@@ -213,6 +213,7 @@ class _Run:
 
         num_steps = self.distribution.num_steps
         name = "distilling" if stage == "distillation" else "training"
+        bound_name = "ELBO" if stage == "evidence" else "bound"
         name += f" for {num_steps} flow steps" if num_steps > 1 else ""
         with progress.stage(name):
             progress.detail(f"{done}/{num_constant + num_cooling}")
@@ -236,10 +237,8 @@ class _Run:
                 return state
 
             def reached(state: TrainingState) -> None:
-                bound = (
-                    f"{'ELBO' if stage == 'evidence' else 'bound'} {-np.mean(chunks[-1].loss):.3f}"
-                )
-                progress.detail(f"{done}/{num_constant + num_cooling}, {bound}")
+                of_all, bound = num_constant + num_cooling, -np.mean(chunks[-1].loss)
+                progress.detail(f"{done}/{of_all}, {bound_name} {bound:.3f}")
                 self.place = Place(
                     stage=stage,
                     done=done,
