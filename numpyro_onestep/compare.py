@@ -12,6 +12,7 @@ from numpyro.diagnostics import summary
 from numpyro.infer import MCMC, NUTS
 
 from numpyro_onestep._util.naming import flatten_names, label
+from numpyro_onestep.integrations.pictures import needs_matplotlib
 from numpyro_onestep.sampler import OneStep
 from numpyro_onestep.target.enumeration import enumerated
 
@@ -102,9 +103,7 @@ class Comparison:
         try:
             from numpyro_onestep.integrations.figure import NotebookFigure
         except ImportError as error:
-            raise ImportError(
-                "Comparison.plot needs matplotlib: pip install matplotlib."
-            ) from error
+            raise needs_matplotlib("Comparison.plot") from error
         rows = [row for row in self.rows() if np.isfinite(row["mean_error"])][:max_panels]
         ours, nuts = _scalars(self.onestep), _scalars(self.nuts)
         num_columns = min(4, len(rows))

@@ -24,6 +24,11 @@ _NARROWEST_NATS = 0.01
 _NUM_ERRORS = 2  # standard errors that a bar is long, to either side
 
 
+def needs_matplotlib(picture: str) -> ImportError:
+    """The error where a picture, named as the user calls it, cannot be drawn."""
+    return ImportError(f"{picture} needs matplotlib: pip install matplotlib.")
+
+
 def axes_for(picture: str, ax: Any, size: tuple[float, float] = (6.4, 4.0)) -> Any:
     """The axes given, or those of a new figure of pyplot, which a notebook shows.
 
@@ -40,7 +45,7 @@ def axes_for(picture: str, ax: Any, size: tuple[float, float] = (6.4, 4.0)) -> A
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError(f"{picture} needs matplotlib: pip install matplotlib.") from error
+        raise needs_matplotlib(picture) from error
     return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
