@@ -30,7 +30,8 @@ DENSE_MATRIX = 2048
 STRUCTURED_MAP, SMALLEST_STRUCTURED_MAP = 48, 8
 # Numbers in a batch of a structured map's draws in training, and the fewest draws.
 BATCH_NUMBERS, SMALLEST_BATCH = 2**14, 8
-# From here on the clip of the forces on a structured map's draws grows.
+# From here on the clip of the forces on a structured map's draws grows, and so does the gap that is
+# taken for a sign of a neck.
 FEW_DIMENSIONS = 50
 # Numbers in a pool, and numbers that the target computes for all its draws, unless the user asks
 # for more.  Above the second one HMC rejuvenation must have a need too.  A core computes some 2**30

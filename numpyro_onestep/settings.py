@@ -205,9 +205,9 @@ class Settings:
       summary then says so.
     - `num_rejuvenation_steps`: steps of Hamiltonian Monte Carlo in a round of HMC rejuvenation,
       with `correction="psis"`. A round is made where Pareto k is above 0.4 and the gap above 0.01
-      nats. Up to four rounds are made, as long as they change a standard deviation or where k is
-      near its limit. 0 leaves the draws where they are. Default None: 25; above 512 dimensions,
-      where a step takes long, 25 * 512 / d in a single round, made where k is near its limit.
+      nats (from d = 50 on d / 5000). Up to four rounds are made, as long as they change a standard
+      deviation or where k is near its limit. 0 leaves the draws where they are. Default None: 25;
+      above d = 512, where a step takes long, 25 * 512 / d, once, where k is near its limit.
     - `pool_size`: draws weighed for the evidence and the correction, at least `num_samples`.
       Default None: 10 for each sample; down to 2 with tens of thousands of rows of data, in
       thousands of dimensions, and in hundreds where the weights are even.

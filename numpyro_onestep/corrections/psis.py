@@ -59,7 +59,9 @@ class PSIS(AbstractCorrection):
         result = Corrected(pool.x[chosen], line, chosen=chosen, capped_fraction=capped)
         gap = evidence.log_evidence - evidence.elbo
         num_steps, most_rounds = settings.rejuvenation(d)
-        heavy = evidence.pareto_k > _LIGHT_TAIL and NEGLIGIBLE_GAP < gap < math.inf
+        # A gap of many dimensions is the sum of theirs, so that as much is no sign of a neck.
+        per_dimension = 1.0 if evidence.doubtful else max(1.0, d / limits.FEW_DIMENSIONS)
+        heavy = evidence.pareto_k > _LIGHT_TAIL and NEGLIGIBLE_GAP * per_dimension < gap < math.inf
         # A round that takes long must have a need.  A tail that is not doubted is none with even
         # weights, nor above the limit of dimensions, where the round is short.
         cost = settings.num_samples * num_steps * LEAPFROG_STEPS * target.num_numbers
