@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 
 from numpyro_onestep import FlowDistribution
 from numpyro_onestep._util.compilation import compiled
+from numpyro_onestep.initialise.conditionals import conditionals
 from numpyro_onestep.initialise.structured_fit import StructuredFit, fit_structured
 from numpyro_onestep.initialise.structured_gaussian import (
     StructuredGaussian,
@@ -20,7 +21,7 @@ from numpyro_onestep.initialise.structured_gaussian import (
 from numpyro_onestep.initialise.structured_start import map_of, placeholder, preconditioner_of
 from numpyro_onestep.settings import Settings
 from numpyro_onestep.starts import dense_map
-from numpyro_onestep.structure.curvature import Curvature
+from numpyro_onestep.structure.curvature import Curvature, colouring
 from numpyro_onestep.structure.structure import Structure, structure_of
 from numpyro_onestep.target import Potential
 from tests.graphs import (
@@ -118,6 +119,14 @@ def test_a_matrix_that_is_not_positive_definite_gives_a_gaussian_all_the_same():
     assert np.all(np.linalg.eigvalsh(covariance / np.outer(scale, scale)) > 0)
 
 
+def test_a_matrix_that_is_not_a_number_gives_no_error():
+    structure, precision = found(GRAPHS["crossed"]), precision_of(GRAPHS["crossed"])
+    node = structure.order[-1]
+    precision[node, node] = np.nan
+    gaussian = of_precision(structure, np.zeros(len(precision)), entries_of(precision, structure))
+    assert np.isnan(gaussian.entropy)
+
+
 def gaussian_target(neighbours, dtype=float):
     """Mean, precision and potential of a Gaussian with a graph and a known evidence."""
     precision = precision_of(neighbours, seed=3)
@@ -188,6 +197,22 @@ def test_the_nodes_are_known_at_many_values_of_the_core(of_neck):
     assert len(core) == 32
     np.testing.assert_allclose(known.log_precision, np.tile(-2 * log_tau, (20, 1)).T, atol=1e-3)
     np.testing.assert_allclose(known.mean, np.tile(mu, (20, 1)).T, atol=2e-3)
+
+
+def test_values_of_the_core_without_a_curvature_are_left_out(of_neck):
+    def with_cliff(x):  # beyond it U has a value, but no derivative
+        return neck(x) + 1e-6 * jnp.sum(jnp.sqrt(jnp.maximum(0.3 - x[0] + 1e-3 * x[2:], 0.0)))
+
+    potential, gaussian = Potential.of(with_cliff, None, jnp.zeros(22)), of_neck.gaussian
+    by, rng = colouring(gaussian.structure), np.random.default_rng(0)
+    known = conditionals(potential, gaussian, by, rng, np.float32)
+    assert known is not None
+    core = gaussian.loc[:2] + known.core @ gaussian.core_tril.T
+    log_tau = core[:, gaussian.structure.order[:2].argsort()][:, 0]
+    assert 8 <= len(core) < 32
+    assert log_tau.max() < 0.31
+    assert np.isfinite(known.mean).all()
+    assert np.isfinite(known.log_precision).all()
 
 
 def untrained(fit: StructuredFit, width: int = 8, dtype=None) -> FlowDistribution:

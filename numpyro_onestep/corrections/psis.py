@@ -62,11 +62,10 @@ class PSIS(AbstractCorrection):
         # A gap of many dimensions is the sum of theirs, so that as much is no sign of a neck.
         per_dimension = 1.0 if evidence.doubtful else max(1.0, d / limits.FEW_DIMENSIONS)
         heavy = evidence.pareto_k > _LIGHT_TAIL and NEGLIGIBLE_GAP * per_dimension < gap < math.inf
-        # A round that takes long must have a need.  A tail that is not doubted is none with even
-        # weights, nor above the limit of dimensions, where the round is short.
+        # A round that takes long must have a need, which a tail that is not doubted is not.
         cost = settings.num_samples * num_steps * LEAPFROG_STEPS * target.num_numbers
-        even = cost > limits.EVALUATED_NUMBERS and evidence.is_even
-        worth = evidence.doubtful or not (d > limits.REJUVENATION or even)
+        takes_long = cost > limits.EVALUATED_NUMBERS or d > limits.REJUVENATION
+        worth = evidence.doubtful or not takes_long
         worth |= settings.num_rejuvenation_steps is not None
         if not (num_steps and heavy and worth):
             return result

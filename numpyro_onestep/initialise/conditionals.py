@@ -87,7 +87,8 @@ def conditionals(
             normals[k], step = _step(structure, normals[k], gradient, hessian, longest)
             largest[k] = np.abs(step / scale).max(initial=0.0)
         aside = 1.0
-        if np.nanmax(largest) < _SHORT_STEP:
+        # Where the target has no finite curvature a step is NaN, and stays so.
+        if largest[np.isfinite(largest)].max(initial=0.0) < _SHORT_STEP:
             break
     fine = np.isfinite(largest) if structure.is_normal else largest < _LONG_STEP
     normals = [one for one, good in zip(normals, fine.tolist(), strict=True) if good]

@@ -112,6 +112,8 @@ def _inverse_root(precision, own) -> Float[np.ndarray, "g g"]:
     """The Cholesky factor of the inverse, with eigenvalues floored in units of the diagonal."""
     if not len(precision):
         return precision
+    if not np.isfinite(precision).all():  # LAPACK would raise an error; what is made of it tells
+        return np.full_like(precision, np.nan)
     scale = np.where(own > 0, own, 1.0) ** -0.5
     values, vectors = np.linalg.eigh(precision * np.outer(scale, scale))
     values = np.maximum(values, _SMALLEST_PIVOT * 1e-4)
