@@ -1,4 +1,4 @@
-"""Posteriors with structure, by name: hierarchies, correlated or crossed effects, series, gaps, maps.
+"""Posteriors with structure, by name: hierarchies, correlated or crossed effects, series, others.
 
 ``base`` says what a problem is, ``exact`` has the quadrature that answers are found by, and every
 other file has one kind of problems.
