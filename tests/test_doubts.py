@@ -248,7 +248,8 @@ CASES = {
     "divergences": (
         lambda r: chains(r, divergences=3),
         "3 of the correcting chains' transitions diverged",
-        "Train longer (max_steps=), or take num_flow_steps=4.",
+        "Write a constraint that is a steep penalty as the support of a site; for a neck, train "
+        "longer (max_steps=) or take num_flow_steps=4.",
     ),
     "draws whose floats are too far apart": (
         # mu is at three million now, where floats are 0.25 apart: a fourteenth of its deviation.

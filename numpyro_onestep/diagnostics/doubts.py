@@ -176,8 +176,9 @@ def doubts(run: Drawn) -> list[Doubt]:
                 Doubt(
                     f"{corrected.divergences} transitions of the chains diverged",
                     f"{corrected.divergences} of the correcting chains' transitions diverged, so "
-                    "part of the posterior may be missing. Train longer (max_steps=), or take "
-                    "num_flow_steps=4.",
+                    "part of the posterior may be missing. Write a constraint that is a steep "
+                    "penalty as the support of a site; for a neck, train longer (max_steps=) or "
+                    "take num_flow_steps=4.",
                     7,
                     "divergences",
                 )
