@@ -1,7 +1,8 @@
 """Side by side with NUTS: one model and its data, every mean and standard deviation, both times."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -36,6 +37,32 @@ class Comparison:
     nuts_seconds: float
     num_divergences: int
     nuts_summary: dict[str, Any]
+
+    def select(self, sites: Sequence[str]) -> "Comparison":
+        """The comparison of the named sites alone, to be printed or plotted.
+
+        Use it where a model has hundreds of values of which few matter.  The times stay those of
+        the whole runs.
+
+        Args:
+            sites: names of sites, in the order of the table.
+
+        Raises:
+            ValueError: one of `sites` is no site that was compared.
+
+        Example:
+            >>> import numpy as np
+            >>> from numpyro_onestep import Comparison
+            >>> draws = {"a": np.arange(4.0), "b": np.arange(4.0)}
+            >>> comparison = Comparison(draws, draws, 1.0, 2.0, 0, {})
+            >>> [row["name"] for row in comparison.select(["b"]).rows()]
+            ['b']
+        """
+        unknown = [name for name in sites if name not in self.onestep]
+        if unknown:
+            raise ValueError(f"sites= has {unknown[0]!r}, but the sites are {list(self.onestep)}.")
+        onestep = {name: self.onestep[name] for name in sites}
+        return replace(self, onestep=onestep, nuts={name: self.nuts[name] for name in sites})
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each scalar parameter.

@@ -9,6 +9,7 @@ from benchmarks.readme import with_table
 from numpyro_onestep.diagnostics.codes import CODES
 
 ROOT = Path(__file__).parent.parent
+VERDICT = ROOT / "docs" / "reading_the_verdict.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 FILE = re.compile(
     r"`((?:_util|target|structure|flow|optimise|mcmc|importance|initialise|multimodal|training"
@@ -47,7 +48,32 @@ def test_the_readme_has_the_figures_that_were_measured():
     assert with_table(text) == text
 
 
-def test_every_warning_has_a_heading_of_its_code():
-    page = (ROOT / "docs" / "reading_the_verdict.md").read_text()
-    headings = re.findall(r"^### ([\w-]+): ", page, flags=re.MULTILINE)
+def warnings() -> dict[str, str]:
+    """The section of each warning, by its code."""
+    pages = "".join(page.read_text() for page in sorted(ROOT.glob("docs/warnings/*.md")))
+    sections = re.split(r"^#{1,3} ", pages, flags=re.MULTILINE)
+    found = [(re.match(r"([\w-]+): ", section), section) for section in sections]
+    return {code[1]: section for code, section in found if code}
+
+
+def test_every_warning_has_a_section_of_its_code():
+    assert sorted(warnings()) == sorted(CODES)
+    headings = re.findall(r"^\| \[`([\w-]+)`\]", VERDICT.read_text(), flags=re.MULTILINE)
     assert sorted(headings) == sorted(CODES)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_warning_is_provoked_and_mended_where_it_is_explained(code):
+    section = warnings()[code]
+    assert "**Remedy.**" in section
+    cells = re.findall(r"```{code-cell}.*?\n(.*?)```", section, flags=re.DOTALL)
+    checks = [cell for cell in cells if "remove-cell" in cell]
+    assert len(cells) > len(checks) > 0
+    assert f'[{code}]"' in checks[-1]
+    assert "not mended.messages" in checks[-1] or "not none" in checks[-1]
+
+
+def test_no_page_with_code_is_longer_than_a_file_may_be():
+    pages = [page for page in PAGES if "file_format: mystnb" in page.read_text()]
+    assert len(pages) > 10
+    assert [page.name for page in pages if len(page.read_text().splitlines()) > 400] == []

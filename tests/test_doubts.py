@@ -68,6 +68,12 @@ def from_mixture(result):
     return training(result, from_gaussian=False)
 
 
+def distilled(result):
+    """As if a distillation stage came before the evidence stage."""
+    records = result.training.records
+    return training(result, records={"distillation": records["evidence"], **records})
+
+
 def with_gap(result, gap):
     """The ELBO so many nats below the log evidence; on its own that is no reason to doubt."""
     return evidence(result, elbo=result.evidence.log_evidence - gap)
@@ -105,7 +111,23 @@ CASES = {
     "an edge": (
         lambda r: scan(uneven(r, tail_mass=0.1), edge="tau"),
         "The density has an edge: in tau it is high up to a point, and zero beyond",
-        MODES,
+        "Give the site a support that ends there, as dist.LeftTruncatedDistribution has, or: "
+        + MODES,
+    ),
+    "an edge beside chains, which exclude a mixture": (
+        lambda r: corrected(scan(uneven(r, tail_mass=0.1), edge="tau"), num_chains=4),
+        "The density has an edge: in tau",
+        "or: Take multimodal=True with the default correction.",
+    ),
+    "an edge after a distillation, which excludes it too": (
+        lambda r: distilled(scan(uneven(r, tail_mass=0.1), edge="tau")),
+        "The density has an edge: in tau",
+        "or: Take multimodal=True with num_distillation_steps=0.",
+    ),
+    "a mode that was missed beside both": (
+        lambda r: distilled(corrected(missed(r), num_chains=4)),
+        "Descents from scattered starts found a mode",
+        "Take multimodal=True with the default correction and num_distillation_steps=0.",
     ),
     "a step": (
         lambda r: scan(uneven(r, tail_mass=0.1), step="tau"),
@@ -226,7 +248,8 @@ CASES = {
     "divergences": (
         lambda r: chains(r, divergences=3),
         "3 of the correcting chains' transitions diverged",
-        "Train longer (max_steps=), or take num_flow_steps=4.",
+        "Write a constraint that is a steep penalty as the support of a site; for a neck, train "
+        "longer (max_steps=) or take num_flow_steps=4.",
     ),
     "draws whose floats are too far apart": (
         # mu is at three million now, where floats are 0.25 apart: a fourteenth of its deviation.

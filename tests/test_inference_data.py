@@ -84,6 +84,13 @@ def test_side_by_side_with_nuts(schools, tmp_path):
         assert abs(row["mean_error"]) < 5 * std_error, row
         assert abs(row["log_sd_error"]) < 0.25, row
     assert "theta[7]" in str(comparison)
+    few = comparison.select(["tau", "mu"])
+    assert few.rows() == [rows["tau"], rows["mu"]]
+    assert "theta" not in str(few)
+    assert str(few).splitlines()[-1] == str(comparison).splitlines()[-1]  # the times
+    assert len([axis for axis in few.plot().axes if axis.axison]) == 2
+    with pytest.raises(ValueError, match=r"sites= has 'nu', but the sites are \['mu', "):
+        comparison.select(["mu", "nu"])
     assert comparison.plot(tmp_path / "picture.png") is not None
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 

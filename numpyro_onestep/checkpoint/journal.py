@@ -199,7 +199,8 @@ class Journal:
             self._is_recording = False
             message = (
                 f"The checkpoint {self._path} could not be written ({error.strerror}): the run "
-                "goes on without further ones."
+                "goes on without further ones, and its result is not affected. Make room on the "
+                "disk, or give another path as checkpoint=, before the next run."
             )
             report.warn((coded(message, "checkpoint"),), stacklevel=2)
         self._written_place, self._last_write = self._place, time.monotonic()

@@ -1,7 +1,7 @@
 """The code of each warning, which stands in brackets at its end and does not change with its words.
 
-docs/reading_the_verdict.md has a section for each: what it means, an input that provokes it, and a
-remedy that is seen to work on that input.
+docs/warnings has a section for each: what it means, an input that provokes it, and a remedy that
+is seen to work on that input.
 """
 
 CODES = (

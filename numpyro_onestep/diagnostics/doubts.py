@@ -69,7 +69,8 @@ def doubts(run: Drawn) -> list[Doubt]:
                 f"the density ends in {scan.edge} where it is high",
                 f"The density has an edge: in {scan.edge} it is high up to a point, and zero "
                 "beyond, as that of a bound of the data is. No gradient shows an edge, so the flow "
-                f"cannot be trained to it. {modes}",
+                "cannot be trained to it. Give the site a support that ends there, as "
+                f"dist.LeftTruncatedDistribution has, or: {modes}",
                 0,
                 "edge",
             )
@@ -175,8 +176,9 @@ def doubts(run: Drawn) -> list[Doubt]:
                 Doubt(
                     f"{corrected.divergences} transitions of the chains diverged",
                     f"{corrected.divergences} of the correcting chains' transitions diverged, so "
-                    "part of the posterior may be missing. Train longer (max_steps=), or take "
-                    "num_flow_steps=4.",
+                    "part of the posterior may be missing. Write a constraint that is a steep "
+                    "penalty as the support of a site; for a neck, train longer (max_steps=) or "
+                    "take num_flow_steps=4.",
                     7,
                     "divergences",
                 )
@@ -311,7 +313,17 @@ def _modes_remedy(run: Drawn) -> str:
         return "Compare with NUTS from several starts, or with another key."
     if run.problem.start.size > limits.MULTIMODAL:
         return "Compare with NUTS from several starts."
-    return "Take multimodal=True."
+    return _take_multimodal(run)
+
+
+def _take_multimodal(run: Drawn) -> str:
+    """The remedy with what else has to change, since some settings exclude `multimodal=True`."""
+    others = []
+    if run.corrected.num_chains > 1:
+        others.append("the default correction")
+    if "distillation" in run.training.records:
+        others.append("num_distillation_steps=0")
+    return f"Take multimodal=True{' with ' if others else ''}{' and '.join(others)}."
 
 
 def folds(evidence: Evidence) -> bool:
@@ -336,7 +348,7 @@ def missed_modes(run: Drawn, missed: Missed) -> Doubt:
     mass = missed.odds / (1 + missed.odds)
     modes = "a mode" if missed.num_modes == 1 else f"{missed.num_modes} modes"
     remedy = (
-        "Take multimodal=True."
+        _take_multimodal(run)
         if missed.where.size <= limits.MULTIMODAL
         else "Run again with init_params= there and compare the evidences, or with more data or "
         "constraints that tell the modes apart."

@@ -20,7 +20,7 @@ from numpyro_onestep.training.loop import TrainingResult
 class OneStepWarning(UserWarning):
     """A warning that a result may be wrong; it says why and what to do.
 
-    It ends with its code in brackets (`diagnostics/codes.py`, docs/reading_the_verdict.md).
+    It ends with its code in brackets (`diagnostics/codes.py`, docs/warnings).
     """
 
 
