@@ -49,7 +49,7 @@ def evaluate_precisely(jaxpr: Any, constants: list[Any], inputs: tuple) -> list[
 def _evaluate(jaxpr: Any, known: list[Known]) -> list[Known]:
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], known, strict=True))
 
-    def read(atom):
+    def read(atom: Any) -> Known:
         found = Known(atom.val, True) if isinstance(atom, jex.Literal) else values[atom]
         is_promoted = found.is_constant and atom.aval.dtype == _SINGLE
         return Known(_converted(found.value, _DOUBLE), True) if is_promoted else found
