@@ -49,9 +49,10 @@ def evaluate_precisely(jaxpr: Any, constants: list[Any], inputs: tuple) -> list[
 def _evaluate(jaxpr: Any, known: list[Known]) -> list[Known]:
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], known, strict=True))
 
-    def read(atom: Any) -> Known:
+    def read(atom):
         found = Known(atom.val, True) if isinstance(atom, jex.Literal) else values[atom]
-        is_promoted = found.is_constant and atom.aval.dtype == _SINGLE
+        aval: Any = atom.aval
+        is_promoted = found.is_constant and aval.dtype == _SINGLE
         return Known(_converted(found.value, _DOUBLE), True) if is_promoted else found
 
     for operation in jaxpr.eqns:
