@@ -81,6 +81,36 @@ def test_values_whose_floats_are_too_far_apart(given):
     assert mu.mean() == pytest.approx(y.mean(), abs=0.05)  # the data are in single precision
 
 
+def array(*values):
+    return jnp.asarray(values)
+
+
+# Without data the evidence is 1.  Of arrays alone JAX computes a normaliser in their own precision.
+PRIORS = {
+    "bounds": lambda: dist.TruncatedNormal(0.0, 1.0, low=array(3.0), high=array(3.0001)),
+    "numpy": lambda: dist.TruncatedNormal(0.0, 1.0, low=np.float32(3), high=np.float32(3.0001)),
+    "gamma": lambda: dist.Gamma(array(3e6), array(1e6)),
+    "beta": lambda: dist.Beta(array(3e6), array(1e6)),
+}
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_normaliser_of_arrays_is_computed_in_double_precision(name, capsys):
+    sampler = run(lambda: numpyro.sample("x", PRIORS[name]()), num_samples=500, max_steps=200)
+    assert abs(sampler.log_evidence) < 0.002
+    assert sampler.messages == []
+    sampler.print_summary()
+    assert "float64, since float32 is off by" in capsys.readouterr().out
+
+
+def test_arrays_that_need_no_double_precision_stay_in_single(capsys):
+    prior = dist.Gamma(array(3.0), array(1.0)).to_event(1)
+    sampler = run(lambda: numpyro.sample("x", prior), num_samples=500, max_steps=200)
+    assert abs(sampler.log_evidence) < 0.01
+    assert sampler.messages == []
+    assert sampler.result.problem.line == "float32"
+
+
 @pytest.mark.slow
 def test_a_start_a_million_away_and_an_unknown_spread():
     y = 1e6 + np.random.default_rng(0).normal(0, 10, 50)

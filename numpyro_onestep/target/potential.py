@@ -33,13 +33,16 @@ class Potential(eqx.Module):
     completion: Completion | None = None  # added to U in coordinates in which it has no scale
 
     @classmethod
-    def of(cls, energy: Any, outcome: Any, like: Float[Any, " d"]) -> "Potential":
+    def of(
+        cls, energy: Any, outcome: Any, like: Float[Any, " d"], precise: bool = False
+    ) -> "Potential":
         """The potential that is traced from functions of x in R^d.
 
         Args:
             energy: U, a function of x.
             outcome: a function from x to its `Outcome`, or None where x stands for itself.
             like: an array of the length and type of x.
+            precise: what depends on arrays of single precision alone is computed in double.
         """
         meaning = (lambda x: Outcome(x, {}, {})) if outcome is None else outcome
 
@@ -47,7 +50,10 @@ class Potential(eqx.Module):
             # A model whose terms are all integers has an integer potential.
             return jnp.asarray(energy(x), x.dtype)
 
-        return cls(trace(real_energy, like, differentiable=True), trace(meaning, like))
+        return cls(
+            trace(real_energy, like, differentiable=True, precise=precise),
+            trace(meaning, like, precise=precise),
+        )
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """U(x)."""

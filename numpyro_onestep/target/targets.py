@@ -112,13 +112,22 @@ class AbstractTarget(ABC):
         like = ravel_zeros(self.prototype, dtype)
         unravel = unraveller(self.prototype)
         return Potential.of(
-            lambda x: self.energy(unravel(x)), lambda x: self.outcome(unravel(x)), like
+            lambda x: self.energy(unravel(x)),
+            lambda x: self.outcome(unravel(x)),
+            like,
+            self._is_promoted(like.dtype),
         )
 
     def energy_only(self, dtype: Any) -> TracedFunction:
         """U alone, for evaluation and not for training."""
         unravel = unraveller(self.prototype)
-        return trace(lambda x: self.energy(unravel(x)), ravel_zeros(self.prototype, dtype))
+        like, precise = ravel_zeros(self.prototype, dtype), self._is_promoted(dtype)
+        return trace(lambda x: self.energy(unravel(x)), like, precise=precise)
+
+    def _is_promoted(self, dtype: Any) -> bool:
+        """Whether a type is double precision, and the user's own is single."""
+        own = ravel_zeros(self.prototype).dtype
+        return dtype == np.float64 and own != np.float64
 
 
 def ravel_zeros(prototype: PyTree, dtype: Any = None) -> Float[np.ndarray, " d"]:

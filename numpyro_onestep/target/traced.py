@@ -22,6 +22,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from numpyro_onestep._util.numerics import refuse_transformations
+from numpyro_onestep.target.operations import bind, called, is_jitted, num_numbers
+from numpyro_onestep.target.promotion import evaluate_precisely
 
 # NumPyro's handlers are shared by all threads: one model is traced at a time.
 TRACING = threading.RLock()
@@ -86,7 +88,7 @@ class TracedFunction(eqx.Module):
     @property
     def num_numbers(self) -> int:
         """How many numbers an evaluation computes, by the text of the function; at least 1."""
-        return max(1, _total(self.program.closed.jaxpr, _num_numbers))
+        return max(1, _total(self.program.closed.jaxpr, num_numbers))
 
     @property
     def num_operations(self) -> int:
@@ -100,7 +102,9 @@ def _evaluate(traced: TracedFunction, *args: Array) -> PyTree:
     return traced.program.evaluate(traced.captured, *args)
 
 
-def trace(function: Callable, *examples: Any, differentiable: bool = False) -> TracedFunction:
+def trace(
+    function: Callable, *examples: Any, differentiable: bool = False, precise: bool = False
+) -> TracedFunction:
     """Trace a function for arguments of the examples' shapes and types.
 
     Args:
@@ -108,6 +112,7 @@ def trace(function: Callable, *examples: Any, differentiable: bool = False) -> T
         *examples: an array for each argument.
         differentiable: the function is real-valued and its gradient will be needed. Then the text
             of the gradient counts as well, since a custom rule may close over arrays of its own.
+        precise: what depends on arrays of single precision alone is computed in double.
 
     Raises:
         TypeError: inside a JAX transformation.
@@ -122,7 +127,8 @@ def trace(function: Callable, *examples: Any, differentiable: bool = False) -> T
         captured = [_own_copy(value) for value in closed.consts]
         # The arrays become inputs, so that neither program nor compiled code keeps the user's own
         # arrays: JAX 0.12 cannot hold the same NumPy array in two precisions at a time.
-        closed = jax.make_jaxpr(partial(_with_arrays, closed))(captured, *examples)
+        again = partial(_with_arrays, closed, evaluate_precisely if precise else _evaluate_as_is)
+        closed = jax.make_jaxpr(again)(captured, *examples)
 
         def every(*inputs):
             return jex.jaxpr_as_fun(closed)(*inputs)
@@ -139,9 +145,13 @@ def trace(function: Callable, *examples: Any, differentiable: bool = False) -> T
     return TracedFunction(captured, program)
 
 
-def _with_arrays(closed: Any, arrays: list[Array], *args: Array) -> list[Any]:
+def _with_arrays(closed: Any, how: Callable, arrays: list[Array], *args: Array) -> list[Any]:
     """Evaluate a program with these arrays in place of those that it holds."""
-    return jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, arrays))(*args)
+    return how(closed.jaxpr, arrays, args)
+
+
+def _evaluate_as_is(jaxpr: Any, arrays: list[Array], args: tuple) -> list[Any]:
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, arrays))(*args)
 
 
 def _own_copy(value: Any) -> Array:
@@ -152,12 +162,8 @@ def _own_copy(value: Any) -> Array:
 def _inner(jaxpr: Any) -> Iterator[Any]:
     """The closed programs of the jitted functions that a program calls."""
     for equation in jaxpr.eqns:
-        if _is_jitted(equation):
+        if is_jitted(equation):
             yield equation.params["jaxpr"]
-
-
-def _is_jitted(equation: Any) -> bool:
-    return equation.primitive.name in ("jit", "pjit")
 
 
 def _holds_arrays(closed: Any) -> bool:
@@ -174,26 +180,13 @@ def _inline(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
 
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
-        closed = equation.params["jaxpr"] if _is_jitted(equation) else None
+        closed = equation.params["jaxpr"] if is_jitted(equation) else None
         if closed is not None and _holds_arrays(closed):
             outputs = _inline(closed.jaxpr, closed.consts, inputs)
         else:
-            bound = equation.primitive.get_bind_params(equation.params)
-            # Before jax 0.9 `get_bind_params` returned functions beside the parameters.
-            functions, params = bound if isinstance(bound, tuple) else ((), bound)
-            outputs = equation.primitive.bind(*functions, *inputs, **params)
-            outputs = outputs if equation.primitive.multiple_results else [outputs]
+            outputs = bind(equation, inputs, equation.params)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
-
-
-def _called(equation: Any) -> Iterator[Any]:
-    """The programs that are parameters of an equation: those of a loop, a branch or a function."""
-    values = list(equation.params.values())
-    for value in jax.tree.leaves(values, is_leaf=lambda v: hasattr(v, "eqns")):
-        inner = getattr(value, "jaxpr", value)
-        if hasattr(inner, "eqns"):
-            yield inner
 
 
 def _callbacks(jaxpr: Any) -> Iterator[Any]:
@@ -203,19 +196,15 @@ def _callbacks(jaxpr: Any) -> Iterator[Any]:
             found = (v for v in equation.params.values() if callable(v))
             # JAX wraps the function anew at each trace.
             yield from (getattr(v, "callback_func", v) for v in found)
-        for inner in _called(equation):
+        for inner in called(equation):
             yield from _callbacks(inner)
-
-
-def _num_numbers(equation: Any) -> int:
-    return sum(int(np.prod(var.aval.shape)) for var in equation.outvars)
 
 
 def _total(jaxpr: Any, of: Callable[[Any], int]) -> int:
     """The sum over all equations of a program; a loop of unknown length counts once."""
     total = 0
     for equation in jaxpr.eqns:
-        inner = [_total(called, of) for called in _called(equation)]
+        inner = [_total(program, of) for program in called(equation)]
         if inner:
             total += equation.params.get("length", 1) * sum(inner)
         else:
