@@ -171,6 +171,8 @@ Written by `{self.command}` on {machines(rows)}.
 Every run has a process of its own; seconds include compilation, and GiB is the peak of the process.
 OneStep runs at default settings, NUTS with 4 chains of 1000 + 1000, vectorised, and the guides with
 5000 steps of 32 particles, Adam at 5e-3. Each makes 4000 draws. Medians, and ranges over seeds.
+The runs on one problem were made one after the other on one machine. Another problem may have been
+measured on a machine twice as slow: seconds can be compared within a problem only.
 
 gap = log Z - ELBO, log Z error = estimate - log Z, where log Z is known. Errors of means, in
 standard deviations, and of log standard deviations are the largest over globals and over latent
