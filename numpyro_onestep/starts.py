@@ -1,16 +1,17 @@
 """What training starts from: the structure of the target, and untrained maps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from numpyro_onestep import limits
-from numpyro_onestep._util.random import stream
+from numpyro_onestep._util.random import numpy_generator, stream
 from numpyro_onestep.flow import (
     AbstractFlowMap,
     FlowMap,
@@ -18,7 +19,7 @@ from numpyro_onestep.flow import (
     StructuredMap,
     uniform_grid,
 )
-from numpyro_onestep.flow.gaussian import GaussianPreconditioner
+from numpyro_onestep.flow.gaussian import GaussianPreconditioner, SummedPreconditioner
 from numpyro_onestep.initialise.best_fit import Fit, best_fit
 from numpyro_onestep.initialise.structured_fit import StructuredFit, fit_structured
 from numpyro_onestep.initialise.structured_start import map_of, placeholder, preconditioner_of
@@ -26,10 +27,13 @@ from numpyro_onestep.problem import Problem
 from numpyro_onestep.settings import FlowSettings, Settings
 from numpyro_onestep.structure.interactions import interactions
 from numpyro_onestep.structure.normality import is_normal_given_core
+from numpyro_onestep.structure.running_sums import OfSums, axes_of, running_sums, summable
 from numpyro_onestep.structure.structure import Structure, structure_of
 
 # Further starts, beside the first, from which the fit of the preconditioner descends.
 _MOST_OTHER_STARTS = 3
+# Running sums are taken where the core is no larger than this fraction of what it is without them.
+_WORTH_SUMS = 0.25
 
 
 def dense_map(settings: FlowSettings, d: int, dtype: Any, rng_key: PRNGKeyArray) -> FlowMap:
@@ -65,12 +69,42 @@ def find_structure(
     if problem.start.size < fewest:
         return None
     potential, start = problem.potential, problem.start
-    graph = interactions(potential, start, stream(rng_key, "structure"))
-    structure = None if graph is None else structure_of(graph, core)
+    key = stream(rng_key, "structure")
+    structure = _graph(potential, start, core, key)
+    structure = _in_running_sums(problem, structure, core, key) or structure
     if structure is None:
         return None
-    key = stream(rng_key, "normality")
-    return replace(structure, is_normal=is_normal_given_core(potential, structure, start, key))
+    of = structure.potential(potential), structure, structure.coordinates(start)
+    return replace(structure, is_normal=is_normal_given_core(*of, stream(rng_key, "normality")))
+
+
+def _graph(
+    potential: Any, start: Float[Any, " d"], core: Iterable[int], rng_key: PRNGKeyArray
+) -> Structure | None:
+    graph = interactions(potential, start, rng_key)
+    return None if graph is None else structure_of(graph, core)
+
+
+def _in_running_sums(
+    problem: Problem, structure: Structure | None, core: Iterable[int], rng_key: PRNGKeyArray
+) -> Structure | None:
+    """The structure in running sums of some sites; None where that is no simpler."""
+    potential, start = problem.potential, problem.start
+    in_core = np.ones(start.size, bool)
+    if structure is not None:
+        in_core[structure.order[structure.num_core :]] = False
+    axes = axes_of(problem.target.shapes())
+    axes = [axis for axis in axes if in_core[axis.coordinates].mean() > 0.5]
+    rng = numpy_generator(stream(rng_key, "running sums"))
+    found = summable(potential, start, axes, rng)
+    if not found:
+        return None
+    sums = running_sums(start.size, found)
+    at = sums.sums_of_many(start).astype(start.dtype)
+    other = _graph(OfSums(potential, sums), at, core, rng_key)
+    if other is None or other.num_core > _WORTH_SUMS * in_core.sum():
+        return None
+    return replace(other, sums=sums, summed=tuple(axis.name for axis in found))
 
 
 def gaussian_fit(problem: Problem, rng_key: PRNGKeyArray) -> Fit:
@@ -117,6 +151,8 @@ def _as_fit(found: StructuredFit, problem: Problem, settings: Settings, dtype, r
     width = 0 if structure.is_normal else limits.NODE_WIDTH
     flow = map_of(found, preconditioner, core, width, key)
     elbo: Any = np.asarray(found.elbo, problem.start.dtype)
+    if structure.sums is not None:
+        preconditioner = SummedPreconditioner(preconditioner, jax.device_put(structure.sums))
     return Fit(preconditioner, elbo, structure=structure, flow=flow)
 
 

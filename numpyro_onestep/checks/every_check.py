@@ -65,7 +65,7 @@ def look_over(
     missed = find_missed(potential, start, x, mean_energy, key_coverage, allowed / 2)
     if structure is None:
         return Found(scan, missed, 0)
-    draws = np.asarray(x[:_NUM_VERIFIED], start.dtype)
-    rng = numpy_generator(stream(rng_key, "verification"))
-    found = unexplained(target, structure, draws, np.std(x, axis=0), rng)
+    rng, own = numpy_generator(stream(rng_key, "verification")), structure.coordinates(x)
+    draws, scale = np.asarray(own[:_NUM_VERIFIED], start.dtype), np.std(own, axis=0)
+    found = unexplained(structure.potential(target), structure, draws, scale, rng)
     return Found(scan, missed, found)

@@ -15,6 +15,8 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
+from numpyro_onestep.structure.running_sums import RunningSums
+
 
 class AbstractPreconditioner(eqx.Module):
     """A Gaussian on R^d: x = loc + A y, with y standard normal."""
@@ -175,3 +177,48 @@ class StructuredPreconditioner(AbstractPreconditioner):
         ordered, g = x[self.order], len(self.core_tril)
         core = solve_triangular(self.core_tril, ordered[:g], lower=True)
         return jnp.concatenate([core, ordered[g:] / self.scale])
+
+
+class SummedPreconditioner(AbstractPreconditioner):
+    """A Gaussian of running sums, as one of the model's coordinates x, which are their steps."""
+
+    loc: Float[Array, " d"]
+    of_sums: StructuredPreconditioner
+    sums: RunningSums
+
+    def __init__(self, of_sums: StructuredPreconditioner, sums: RunningSums):
+        # By NumPy, since JAX would compile a program for each operation.
+        self.loc = jax.device_put(sums.steps_of_many(np.asarray(of_sums.loc)))
+        self.of_sums, self.sums = of_sums, sums
+
+    def unwhiten(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """x = loc + A y."""
+        return self.sums.steps(self.of_sums.unwhiten(y))
+
+    def whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """y = A^-1 (x - loc)."""
+        return self.of_sums.whiten(self.sums.sums(x))
+
+    @property
+    def log_det(self) -> Float[Array, ""]:
+        """log|det A|; the determinant of the sums is one."""
+        return self.of_sums.log_det
+
+    def times_precision(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A^-T A^-1 v."""
+        inner = self.of_sums.times_precision(self.sums.sums(v))
+        return jax.vjp(self.sums.sums, v)[1](inner)[0]
+
+    def times_covariance(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A A^T v."""
+        (of_sums,) = jax.vjp(self.sums.steps, v)[1](v)
+        return self.sums.steps(self.of_sums.times_covariance(of_sums))
+
+    def moved(self, by: Float[Array, " d"]) -> "SummedPreconditioner":
+        """The same Gaussian with its mean shifted by a vector."""
+        inner = self.of_sums.moved(self.sums.sums(by))
+        return eqx.tree_at(lambda own: (own.loc, own.of_sums), self, (self.loc + by, inner))
+
+    def matrix(self) -> Float[Any, "d d"]:
+        """A itself, as a NumPy array."""
+        return self.sums.steps_of_many(self.of_sums.matrix().T).T

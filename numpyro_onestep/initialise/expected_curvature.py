@@ -59,7 +59,7 @@ def diagonal_match(
 
 
 def independent_match(
-    potential: Potential,
+    potential: Any,
     start: Float[Array, " d"],
     rng_key: PRNGKeyArray,
     batch_size: int = _BATCH_SIZE,

@@ -65,7 +65,9 @@ def fit_structured(
     num = int(np.clip(_NUMBERS // d, _FEWEST_DRAWS, _MOST_DRAWS)) // 2 * 2
     z = _pairs(rng, num, d)
     batch = int(np.clip(_BATCH_NUMBERS // d, _SMALLEST_BATCH, _LARGEST_BATCH)) // 2 * 2
-    points = start_points(potential, start)
+    # The descent is in x: running sums depend on each other far more than their steps do.
+    points = structure.coordinates(start_points(potential, start))
+    potential = structure.potential(potential)
     key = stream(rng_key, "independent")
     best = None
     locs, scales = (np.asarray(v) for v in _independent(potential, points, key, batch))

@@ -24,6 +24,7 @@ from numpyro_onestep.importance.evidence import Evidence, WeightedPool
 from numpyro_onestep.importance.pool import Pool
 from numpyro_onestep.initialise.best_fit import Fit
 from numpyro_onestep.result import Result
+from numpyro_onestep.structure.running_sums import RunningSums
 from numpyro_onestep.structure.structure import Structure
 from numpyro_onestep.target import Axes, Site
 from numpyro_onestep.target.completion import Completion
@@ -57,6 +58,7 @@ _CLASSES: dict[str, Any] = {
         gaussian.GaussianPreconditioner,
         gaussian.LowRankPreconditioner,
         gaussian.StructuredPreconditioner,
+        gaussian.SummedPreconditioner,
         Judgement,
         Missed,
         Place,
@@ -64,6 +66,7 @@ _CLASSES: dict[str, Any] = {
         PrecisionError,
         Records,
         Result,
+        RunningSums,
         Scan,
         settings.DrawSettings,
         settings.FlowSettings,

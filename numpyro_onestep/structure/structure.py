@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from numpyro_onestep.structure.elimination import Elimination, eliminate
+from numpyro_onestep.structure.running_sums import OfSums, RunningSums
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,8 @@ class Structure:
         is_normal: whether the nodes are normal given the core.
         edges: pairs of nodes that interact. Other nodes and parents are joined by the elimination
             alone. None where it is not known, as in a file of an earlier version.
+        sums: running sums that take the place of some coordinates of x; None for x itself.
+        summed: the sites whose coordinates are summed.
     """
 
     order: Int[np.ndarray, " d"]
@@ -38,6 +42,8 @@ class Structure:
     has_core: Bool[np.ndarray, "n g"]
     is_normal: bool = False
     edges: Int[np.ndarray, "e 2"] | None = None
+    sums: RunningSums | None = None
+    summed: tuple[str, ...] = ()
 
     @property
     def num_nodes(self) -> int:
@@ -76,6 +82,14 @@ class Structure:
     def place(self) -> Int[np.ndarray, " d"]:
         """The inverse of `order`."""
         return np.argsort(self.order)
+
+    def potential(self, of_x: Any) -> Any:
+        """A potential U(x) as a function of the coordinates that the structure is of."""
+        return of_x if self.sums is None else OfSums(of_x, self.sums)
+
+    def coordinates(self, x: Float[Any, "*n d"]) -> Float[Any, "*n d"]:
+        """Points of x in the coordinates that the structure is of."""
+        return x if self.sums is None else self.sums.sums_of_many(x).astype(x.dtype)
 
     def __str__(self) -> str:
         """The structure in words."""
@@ -128,7 +142,8 @@ def _words(structure: Structure) -> str:
         blocks = f"{counts[0]} block{'s' * int(counts[0] > 1)} of {sizes[0]}"
     else:
         blocks = f"{counts.sum()} blocks of {sizes[0]} to {sizes[-1]}"
-    return f"{g} global{'s' * int(g > 1)}, {blocks}{levels}"
+    sums = f", in running sums of {', '.join(structure.summed)}" if structure.summed else ""
+    return f"{g} global{'s' * int(g > 1)}, {blocks}{levels}{sums}"
 
 
 def _root(block: np.ndarray, i: int) -> int:

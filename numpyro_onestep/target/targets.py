@@ -96,6 +96,10 @@ class AbstractTarget(ABC):
             )
         return [j for j, name in enumerate(whose) if name in set(names)]
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each site's or leaf's coordinates, in their order."""
+        return {name: leaf.shape for name, leaf in flatten_names(self.prototype).items()}
+
     def other_starts(
         self, rng_key, potential: Potential, num: int, dtype: Any = None
     ) -> Iterator[Any]:
