@@ -100,7 +100,7 @@ def _in_running_sums(
     if not found:
         return None
     sums = running_sums(start.size, found)
-    at = sums.sums_of_many(start).astype(start.dtype)
+    at = sums.sums_of_many(start)
     other = _graph(OfSums(potential, sums), at, core, rng_key)
     if other is None or other.num_core > _WORTH_SUMS * in_core.sum():
         return None

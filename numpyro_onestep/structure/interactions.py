@@ -100,7 +100,7 @@ def _by_columns(products, d: int) -> list[set[int]] | None:
 
 def _by_sketch(products, d: int, rng: np.random.Generator) -> list[set[int]] | None:
     columns = rng.choice(d, _COLUMNS, replace=False)
-    seen = products(_unit(columns, d))
+    seen = products(unit_vectors(columns, d))
     # The largest entries of rows, roughly, against which rounding errors are told.
     size = np.abs(products(_members(rng, d)[0])).max(0)
     if not (np.isfinite(seen).all() and np.isfinite(size).all()):
@@ -109,7 +109,7 @@ def _by_sketch(products, d: int, rng: np.random.Generator) -> list[set[int]] | N
     if len(hubs) > _MOST_HUBS:
         return None
     graph: list[set[int]] = [set() for _ in range(d)]
-    unit = _unit(hubs, d)
+    unit = unit_vectors(hubs, d)
     of_hubs = products(unit) if len(hubs) else unit
     for hub, row in zip(hubs.tolist(), _counts(of_hubs, hubs, size), strict=True):
         for j in np.flatnonzero(row).tolist():
@@ -126,7 +126,7 @@ def _by_sketch(products, d: int, rng: np.random.Generator) -> list[set[int]] | N
     return graph
 
 
-def _unit(which, d: int) -> Float[np.ndarray, "m d"]:
+def unit_vectors(which, d: int) -> Float[np.ndarray, "m d"]:
     """Unit vectors."""
     unit = np.zeros((len(which), d))
     unit[np.arange(len(which)), which] = 1.0

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from numpyro_onestep.structure.interactions import hessian_products
+from numpyro_onestep.structure.interactions import hessian_products, unit_vectors
 
 # Shortest axis along which sums are tried: shorter ones have a place in the core.
 _SHORTEST = 8
@@ -61,15 +61,14 @@ class RunningSums(eqx.Module):
 
     def steps(self, sums: Float[Array, " d"]) -> Float[Array, " d"]:
         """The model's coordinates."""
-        once = self._differences(sums)
-        return jnp.where(self.twice, self._differences(once), once)
+        return self._steps(sums, jnp.where)
 
     def sums(self, steps: Float[Array, " d"]) -> Float[Array, " d"]:
         """The sums of the model's coordinates."""
         return self._sums(jnp.where(self.twice, self._sums(steps), steps))
 
     def sums_of_many(self, steps: Float[Any, "*n d"]) -> Float[np.ndarray, "*n d"]:
-        """The same by NumPy and in double precision, for any number of points."""
+        """The same by NumPy for any number of points, computed in double precision."""
 
         def once(values):
             begins = np.asarray(self.begins)[self.along]
@@ -78,20 +77,19 @@ class RunningSums(eqx.Module):
             total = np.cumsum(chains, axis=-1)
             return (total - (total - chains)[..., first])[..., self.place]
 
-        steps = np.asarray(steps, np.float64)
-        return once(np.where(self.twice, once(steps), steps))
+        precise = np.asarray(steps, np.float64)
+        return once(np.where(self.twice, once(precise), precise)).astype(steps.dtype)
 
     def steps_of_many(self, sums: Float[Any, "*n d"]) -> Float[np.ndarray, "*n d"]:
         """The steps of any number of points, by NumPy."""
+        return self._steps(sums, np.where)
 
+    def _steps(self, sums, where):
         def once(values):
-            return np.where(self.begins, values, values - values[..., self.previous])
+            return where(self.begins, values, values - values[..., self.previous])
 
         first = once(sums)
-        return np.where(self.twice, once(first), first)
-
-    def _differences(self, values: Float[Array, " d"]) -> Float[Array, " d"]:
-        return jnp.where(self.begins, values, values - values[self.previous])
+        return where(self.twice, once(first), first)
 
     def _sums(self, values: Float[Array, " d"]) -> Float[Array, " d"]:
         def add(one, other):
@@ -172,11 +170,10 @@ def _is_series(potential, start, axis: Axis, rng: np.random.Generator) -> bool:
     """Whether coordinates of an axis have few neighbours along it in the sums of this order."""
     d = start.size
     sums = running_sums(d, [axis])
-    at = sums.sums_of_many(start).astype(start.dtype)
+    at = sums.sums_of_many(start)
     columns = rng.choice(np.arange(d)[axis.coordinates], _COLUMNS, replace=False)
-    vectors = np.zeros((_COLUMNS, d), start.dtype)
-    vectors[np.arange(_COLUMNS), columns] = 1
-    products = np.abs(hessian_products(OfSums(potential, sums), at, vectors))
+    of_sums = OfSums(potential, sums)
+    products = np.abs(hessian_products(of_sums, at, unit_vectors(columns, d)))
     own = products[np.arange(_COLUMNS), columns]
     around = products[:, axis.coordinates] > _ROUNDING * own[:, None]
     return bool(np.isfinite(products).all() and around.sum(1).max() <= 1 + _MOST_NEIGHBOURS)

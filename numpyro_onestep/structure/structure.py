@@ -89,7 +89,7 @@ class Structure:
 
     def coordinates(self, x: Float[Any, "*n d"]) -> Float[Any, "*n d"]:
         """Points of x in the coordinates that the structure is of."""
-        return x if self.sums is None else self.sums.sums_of_many(x).astype(x.dtype)
+        return x if self.sums is None else self.sums.sums_of_many(x)
 
     def __str__(self) -> str:
         """The structure in words."""

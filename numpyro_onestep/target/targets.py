@@ -77,8 +77,8 @@ class AbstractTarget(ABC):
 
     def names(self) -> list[str]:
         """A name for each coordinate: that of its site or leaf, with an index where needed."""
-        leaves = flatten_names(self.prototype).items()
-        return [label(name, index) for name, leaf in leaves for index in np.ndindex(leaf.shape)]
+        shapes = self.shapes().items()
+        return [label(name, index) for name, shape in shapes for index in np.ndindex(shape)]
 
     def coordinates(self, names: Iterable[str]) -> list[int]:
         """The coordinates of these sites or leaves.
@@ -86,8 +86,7 @@ class AbstractTarget(ABC):
         Raises:
             ValueError: there is no site or leaf of such a name.
         """
-        leaves = flatten_names(self.prototype).items()
-        whose = [name for name, leaf in leaves for _ in np.ndindex(leaf.shape)]
+        whose = [name for name, shape in self.shapes().items() for _ in np.ndindex(shape)]
         unknown = sorted(set(names) - set(whose))
         if unknown:
             raise ValueError(
